@@ -1,0 +1,79 @@
+"""The model list, kept a while, one download for everybody; near-miss suggestions."""
+
+import difflib
+import time
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from openrouter_mcp.errors import CannotVerifyPrice, OpenRouterMCPError, Outcome, UnknownModel
+from openrouter_mcp.wire import Model
+
+FRESH_TO_SHOW_S = 600.0
+FRESH_TO_TRUST_S = 300.0
+
+
+class Catalog:
+    """OpenRouter's models. `fetch` asks OpenRouter for the list; `clock` counts seconds and never steps back."""
+
+    def __init__(
+        self, fetch: Callable[[], Awaitable[list[Model]]], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._models: dict[str, Model] = {}
+        self._read_at = float("-inf")
+        self._one_download = anyio.Lock()
+
+    async def models(self, max_age: float = FRESH_TO_SHOW_S) -> list[Model]:
+        """Every model, from a copy at most `max_age` seconds old.
+
+        Raises:
+            OpenRouterMCPError: as `fetch` does, when there is no such copy and none can be had.
+        """
+        if self._is_older_than(max_age):
+            async with self._one_download:
+                if self._is_older_than(max_age):
+                    read_at = self._clock()
+                    self._models = {model.id: model for model in await self._fetch()}
+                    self._read_at = read_at
+        return self.known()
+
+    async def trusted(self) -> dict[str, Model]:
+        """The models by id, fresh enough to decide about money.
+
+        Raises:
+            CannotVerifyPrice: when the list is too old and cannot be read anew.
+            Network: when OpenRouter cannot be reached at all.
+        """
+        try:
+            await self.models(FRESH_TO_TRUST_S)
+        except OpenRouterMCPError as error:
+            if error.outcome in (Outcome.NEVER_SENT, Outcome.BAD_TLS):
+                raise  # the connection is the trouble, not the prices
+            raise CannotVerifyPrice(f"The price list could not be read ({error.code}: {error.text})") from error
+        return self._models
+
+    def known(self) -> list[Model]:
+        """The models as last read, however long ago; empty when they never were."""
+        return list(self._models.values())
+
+    def _is_older_than(self, max_age: float) -> bool:
+        return self._clock() - self._read_at > max_age
+
+
+def similar(model: str, known: dict[str, Model], count: int = 3) -> list[str]:
+    """The ids most like `model`, by spelling; the same name's free variant first."""
+    near = difflib.get_close_matches(model.strip().lower()[:200], known, n=count, cutoff=0.6)
+    return sorted(near, key=lambda id_: not id_.endswith(":free"))
+
+
+def find(model: str, known: dict[str, Model]) -> Model:
+    """The entry whose id is byte for byte `model`.
+
+    Raises:
+        UnknownModel: with the nearest ids.
+    """
+    if model not in known:
+        raise UnknownModel(model[:200], similar(model, known))
+    return known[model]

@@ -1,0 +1,36 @@
+"""Which model suits: ranks catalogue entries, best first. Pure."""
+
+from collections.abc import Iterable, Mapping
+
+from openrouter_mcp.pricing import is_free
+from openrouter_mcp.wire import Model
+
+
+def free_ranked(models: Iterable[Model]) -> list[Model]:
+    """The free models that read and write text, best first: OpenRouter's published intelligence index, then the
+    context, then the newest. Ids rotate weekly, so none is known here."""
+    usable = [model for model in models if is_free(model) and _converses(model)]
+    return sorted(
+        usable, key=lambda model: (-_intelligence(model), -(model.context_length or 0), -model.created, model.id)
+    )
+
+
+def different_families(models: Iterable[Model], count: int) -> list[Model]:
+    """The first `count` of `models`, no two by one author."""
+    best: dict[str, Model] = {}
+    for model in models:
+        best.setdefault(model.family, model)
+    return list(best.values())[:count]
+
+
+def _converses(model: Model) -> bool:
+    return "text" in model.architecture.input_modalities and "text" in model.architecture.output_modalities
+
+
+def _intelligence(model: Model) -> float:
+    analysis = (model.benchmarks or {}).get("artificial_analysis")
+    index = analysis.get("intelligence_index") if isinstance(analysis, Mapping) else None
+    try:
+        return float(index)  # type: ignore[arg-type]  # whatever it is, TypeError says so
+    except (TypeError, ValueError):
+        return 0.0

@@ -1,0 +1,63 @@
+"""Serves MCP over HTTP on loopback."""
+
+import signal
+import socket
+import sys
+
+import uvicorn
+from starlette.applications import Starlette
+
+from openrouter_mcp.asgi import TRANSPORTS, web_app
+from openrouter_mcp.cli.opening import opened
+from openrouter_mcp.errors import BadSetting
+from openrouter_mcp.server import build
+from openrouter_mcp.settings import Settings
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_GRACE_S = 1  # for calls in flight, once asked to stop
+
+
+async def serve(
+    settings: Settings, *, sandbox: bool, host: str, port: int, transports: tuple[str, ...] | None = None
+) -> int:
+    """Serve until SIGINT or SIGTERM. `transports` restricts what is offered; `port` 0 picks a free one.
+
+    Raises:
+        BadSetting: when the address cannot be served.
+    """
+    if host not in _LOOPBACK:
+        raise BadSetting(
+            f"--host {host} can be reached from other machines, and there is no way yet to ask them for a token: "
+            "anyone could use the key. Serve 127.0.0.1 and let a proxy with authentication stand in front."
+        )
+    offered = transports or TRANSPORTS
+    with _listen(host, port) as listener:
+        port = listener.getsockname()[1]
+        async with opened(settings, sandbox=sandbox) as app:
+            web = web_app(build(app), host=host, port=port, transports=offered)
+            paths = " and ".join(
+                path for name, path in zip(TRANSPORTS, ("/mcp", "/sse"), strict=True) if name in offered
+            )
+            shown = f"[{host}]" if ":" in host else host
+            print(f"openrouter-mcp: serving {paths} on http://{shown}:{port}", file=sys.stderr, flush=True)
+            await _run(web, listener)
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise BadSetting(
+            f"Port {port} on {host} cannot be used ({error.strerror}); choose another with --port."
+        ) from error
+
+
+async def _run(web: Starlette, listener: socket.socket) -> None:
+    """Run until a signal. uvicorn raises what it received again once it has ended; the default would kill the process
+    before our own connections are closed, so then nobody listens any more."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    config = uvicorn.Config(web, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
+    await uvicorn.Server(config).serve(sockets=[listener])

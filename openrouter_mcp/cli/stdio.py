@@ -1,0 +1,85 @@
+"""Serves MCP over stdin and stdout, and ends when stdin does or a signal says so."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterable
+from typing import Any
+
+import anyio
+from anyio.abc import ObjectSendStream
+from mcp.server.stdio import stdio_server
+from mcp_types import JSONRPCRequest
+
+from openrouter_mcp.cli.opening import opened
+from openrouter_mcp.server import OpenRouterServer, build
+from openrouter_mcp.settings import Settings
+
+
+async def serve_stdio(settings: Settings, *, sandbox: bool) -> int:
+    """Serve one client until stdin ends (status 0) or SIGINT or SIGTERM arrives (128 and its number)."""
+    async with stdio_server() as (incoming, outgoing):
+        async with opened(settings, sandbox=sandbox) as app:
+            received = await _until_signal(build(app), incoming, outgoing)
+        if received:
+            # The thread that reads stdin cannot be cancelled, so an orderly end would wait for the client.
+            sys.stderr.flush()
+            os._exit(128 + received)
+    return 0
+
+
+async def _until_signal(server: OpenRouterServer, incoming: Any, outgoing: Any) -> int:  # noqa: ANN401 - see relay
+    """Serve until `incoming` ends (0) or a signal comes (its number); every call in flight is cancelled either way."""
+    received = 0
+
+    async def watch() -> None:
+        nonlocal received
+        try:
+            with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+                async for number in signals:
+                    received = int(number)
+                    group.cancel_scope.cancel()
+        except NotImplementedError:
+            return  # Windows: the loop takes no signal handlers, the process ends by its defaults
+
+    send, receive = anyio.create_memory_object_stream[Any]()
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        group.start_soon(relay, server, incoming, outgoing, send)
+        await server.serve(receive, outgoing)
+        group.cancel_scope.cancel()
+    return received
+
+
+async def relay(
+    server: OpenRouterServer, incoming: AsyncIterable[Any], outgoing: ObjectSendStream[Any], send: ObjectSendStream[Any]
+) -> None:
+    """Pass messages on to the server, but answer leading `server/discover` requests apart.
+
+    The SDK lets the first request decide a connection's era and refuses an `initialize` after a discover, which is
+    what some released clients send. (The messages are the SDK's SessionMessage, or an exception for a broken line.)
+    """
+    async with send:
+        leading = True
+        async for message in incoming:
+            leading = leading and _is_discover(message)
+            if leading:
+                await _answer_apart(server, message, outgoing)
+            else:
+                await send.send(message)
+
+
+def _is_discover(message: Any) -> bool:  # noqa: ANN401 - see relay
+    request = getattr(message, "message", None)
+    return isinstance(request, JSONRPCRequest) and request.method == "server/discover"
+
+
+async def _answer_apart(server: OpenRouterServer, message: Any, outgoing: ObjectSendStream[Any]) -> None:  # noqa: ANN401 - see relay
+    """Answer one request on a connection of its own, which must stay open until the answer is there."""
+    ask, asked = anyio.create_memory_object_stream[Any](1)
+    reply, replied = anyio.create_memory_object_stream[Any](1)
+    async with ask, replied, anyio.create_task_group() as group:
+        group.start_soon(server.serve, asked, reply)
+        await ask.send(message)
+        await outgoing.send(await replied.receive())
+        group.cancel_scope.cancel()

@@ -1,0 +1,255 @@
+"""The only network: one method per endpoint, one attempt each. Chat takes a Permit and is always streamed.
+
+Every failure leaves here as one of our errors, tagged with what is known to have happened (`errors.Outcome`).
+"""
+
+import ssl
+import zlib
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import anyio
+import httpx2
+
+from openrouter_mcp import __version__, failures, wire
+from openrouter_mcp.errors import BadKey, BadReply, Network, NoKey, OpenRouterMCPError, Outcome, Timeout, TooLarge
+from openrouter_mcp.guard import Permit
+from openrouter_mcp.settings import Settings
+from openrouter_mcp.text import one_line
+
+_JSON_BYTES = 32 * 1024 * 1024  # the catalogue is about 1 MB
+_ERROR_BYTES = 256 * 1024
+_PIECE_BYTES = 64 * 1024  # a compressed piece is unpacked in steps of this size, so that it cannot fill the memory
+_GZIP = 16 + zlib.MAX_WBITS
+_CONNECTIONS = httpx2.Limits(max_connections=256, max_keepalive_connections=20)
+
+
+@dataclass(frozen=True)
+class Timeouts:
+    """Every time-out there is, in seconds. A comment alone means a model that thinks, so it only counts as a line."""
+
+    connect: float = 5.0
+    line: float = 30.0  # without one complete line upstream is dead; dribbled bytes defeat a socket's time-out
+    first_token: float = 300.0
+    between_tokens: float = 120.0
+    whole_answer: float = 600.0
+
+
+class OpenRouter:
+    """OpenRouter's API as this server uses it. `transport` replaces the network (the sandbox does)."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self._settings = settings
+        self._transport = transport
+        self._timeouts = timeouts or Timeouts()
+        self._http: httpx2.AsyncClient | None = None
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        if self._http is not None:
+            await self._http.aclose()
+
+    async def models(self) -> list[wire.Model]:
+        """`GET /models`: the catalogue. Needs no key."""
+        return wire.read_models(await self._get("/models"))
+
+    async def key(self) -> wire.KeyInfo:
+        """`GET /key`: what the key may do and has used."""
+        return wire.read_key(await self._get("/key", self._authorization()))
+
+    async def credits(self) -> wire.Credits | None:
+        """`GET /credits`: the balance, which OpenRouter shows to management keys; None when it does not say."""
+        try:
+            return wire.read_credits(await self._get("/credits", self._authorization()))
+        except OpenRouterMCPError:
+            return None
+
+    async def chat(self, permit: Permit) -> AsyncGenerator[wire.Event]:
+        """Send the permitted request; yield what the model says as it comes. Close it early to stop the model.
+
+        Raises:
+            NoKey, BadKey: before anything is sent.
+            OpenRouterMCPError: as `failures.read` finds, or Network, Timeout, BadReply, TooLarge.
+        """
+        headers = self._authorization() | {"content-type": "application/json"}
+        async with self._reply("POST", "/chat/completions", headers, permit) as response:
+            whole = bytearray()  # a proxy may answer a streamed request with one plain JSON body
+            async with aclosing(self._lines(response)) as lines:
+                async for line in lines:
+                    if line == b"data: [DONE]":
+                        return
+                    if line.startswith(b"data:"):
+                        yield wire.read_event(wire.read_json(line[5:]))
+                    elif not line.startswith((b":", b"event:", b"id:", b"retry:")):
+                        whole += line
+            if whole.strip():
+                yield wire.read_event(wire.read_json(bytes(whole)))
+
+    # --- one request ------------------------------------------------------------------------------------------------
+
+    def _authorization(self) -> dict[str, str]:
+        if self._settings.key_problem:
+            raise BadKey(self._settings.key_problem)
+        if self._settings.key is None:
+            raise NoKey
+        return {"authorization": f"Bearer {self._settings.key.get_secret_value()}"}
+
+    def _client(self) -> httpx2.AsyncClient:
+        """Made at the first request: the TLS context costs 40 ms that start-up need not pay."""
+        if self._http is None:
+            referer = {"http-referer": self._settings.app_url} if self._settings.app_url else {}
+            self._http = httpx2.AsyncClient(
+                transport=self._transport,
+                headers={
+                    "user-agent": f"openrouter-mcp/{__version__}",
+                    "x-openrouter-title": "openrouter-mcp",
+                    "accept-encoding": "gzip",
+                    **referer,
+                },
+                follow_redirects=False,  # a redirect would carry the key elsewhere
+                timeout=httpx2.Timeout(
+                    self._timeouts.line, connect=self._timeouts.connect, pool=self._timeouts.connect
+                ),
+                limits=_CONNECTIONS,
+                trust_env=self._settings.base_url.startswith("https:"),  # no proxy between us and loopback
+            )
+        return self._http
+
+    @asynccontextmanager
+    async def _reply(
+        self, method: str, path: str, headers: dict[str, str], permit: Permit | None = None
+    ) -> AsyncGenerator[httpx2.Response]:
+        """A 200 reply, its body unread; every other status is raised as what it means."""
+        client = self._client()
+        with _as_our_errors():
+            request = client.build_request(
+                method, self._settings.base_url + path, headers=headers, content=permit.spend() if permit else None
+            )
+            with anyio.move_on_after(self._timeouts.connect + self._timeouts.line) as patience:
+                response = await client.send(request, stream=True)
+            if patience.cancelled_caught:
+                raise Timeout("OpenRouter took the request and did not answer; the connection was closed.")
+            try:
+                if response.status_code != 200:
+                    raise await self._refusal(response)
+                yield response
+            finally:
+                await response.aclose()
+
+    async def _refusal(self, response: httpx2.Response) -> OpenRouterMCPError:
+        status = response.status_code
+        if 300 <= status < 400:
+            return BadReply(
+                f"The reply was a redirect (HTTP {status}), which is not followed.", outcome=Outcome.REFUSED
+            )
+        body = await self._whole(response, _ERROR_BYTES)
+        try:
+            payload = wire.read_json(body)
+        except BadReply:
+            payload = None
+        return failures.read(status, {name.lower(): value for name, value in response.headers.items()}, payload)
+
+    async def _get(self, path: str, headers: dict[str, str] | None = None) -> object:
+        async with self._reply("GET", path, headers or {}) as response:
+            return wire.read_json(await self._whole(response, _JSON_BYTES))
+
+    # --- reading, bounded in time and size --------------------------------------------------------------------------
+
+    async def _lines(self, response: httpx2.Response) -> AsyncGenerator[bytes]:
+        """The complete lines of a streamed reply."""
+        limits, splitter = self._timeouts, wire.Lines()
+        started = line_at = token_at = anyio.current_time()
+        patience = limits.first_token
+
+        def deadline() -> float:
+            return min(line_at + limits.line, token_at + patience, started + limits.whole_answer)
+
+        async with aclosing(_pieces(response, deadline)) as pieces:
+            async for piece in pieces:
+                for line in splitter.feed(piece):
+                    line_at = anyio.current_time()
+                    if line.startswith(b"data:"):
+                        token_at, patience = line_at, limits.between_tokens
+                    yield line
+        if rest := splitter.end():
+            yield rest
+
+    async def _whole(self, response: httpx2.Response, limit: int) -> bytes:
+        body = bytearray()
+        deadline = anyio.current_time() + self._timeouts.line
+        async with aclosing(_pieces(response, lambda: deadline)) as pieces:
+            async for piece in pieces:
+                body += piece
+                if len(body) > limit:
+                    raise TooLarge(f"OpenRouter's reply is over {limit} bytes; the connection was closed.")
+        return bytes(body)
+
+
+async def _pieces(response: httpx2.Response, deadline: Callable[[], float]) -> AsyncGenerator[bytes]:
+    """The body, unpacked, piece by piece; `deadline` is asked before each for the moment upstream counts as dead."""
+    unpack = _unpacker(response.headers.get("content-encoding", "identity").lower())
+    raw = aiter(response.aiter_raw())
+    while True:
+        with anyio.CancelScope(deadline=deadline()) as patience:
+            packed = await anext(raw, None)
+        if patience.cancelled_caught:
+            raise Timeout("OpenRouter fell silent in the middle of a reply; the connection was closed.")
+        if packed is None:
+            return
+        for piece in unpack(packed):
+            yield piece
+
+
+def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
+    if encoding == "identity":
+        return lambda data: iter((data,))
+    if encoding != "gzip":
+        raise BadReply("OpenRouter's reply is packed in a way that was not asked for.")
+    inflate = zlib.decompressobj(_GZIP)
+
+    def unpack(data: bytes) -> Iterator[bytes]:
+        while data:
+            try:
+                yield inflate.decompress(data, _PIECE_BYTES)
+            except zlib.error as error:
+                raise BadReply("OpenRouter's reply is packed wrongly.") from error
+            data = inflate.unconsumed_tail
+
+    return unpack
+
+
+@contextmanager
+def _as_our_errors() -> Generator[None]:
+    try:
+        yield
+    except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.ProxyError) as error:
+        raise _unreached(error) from error
+    except httpx2.TimeoutException as error:
+        raise Timeout("OpenRouter fell silent; the connection was closed.") from error
+    except httpx2.TransportError as error:
+        raise Network("The connection to OpenRouter broke before its reply was complete. Try again later.") from error
+
+
+def _unreached(error: httpx2.TransportError) -> Network:
+    """Nothing was sent. A certificate that is not trusted will not be so in a second either."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return Network(
+                "The certificate of OpenRouter's host is not trusted, so nothing was sent. Ask the user whether a "
+                "proxy inspects TLS; its certificate can be named in SSL_CERT_FILE.",
+                outcome=Outcome.BAD_TLS,
+            )
+        cause = cause.__cause__ or cause.__context__
+    return Network(
+        f"OpenRouter could not be reached ({one_line(str(error), 100) or type(error).__name__}), so nothing was sent. "
+        "Ask the user to check the connection or the proxy.",
+        outcome=Outcome.NEVER_SENT,
+    )

@@ -1,0 +1,174 @@
+"""What an error of OpenRouter's means, as one of our errors. Pure.
+
+The statuses, `limit_source` and `availability`: https://openrouter.ai/docs/api-reference/errors. Only known fields are
+read, as one bounded line each: `raw` is a provider's text and `user_id` names the account.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from openrouter_mcp import errors
+from openrouter_mcp.errors import OpenRouterMCPError, Outcome
+from openrouter_mcp.text import one_line
+
+_DAY_S = 86_400
+# A free-tier 429 that resets later than this cannot be the minute's.
+_LONGEST_MINUTE_S = 90.0
+_EPOCH_IN_MS = 1e11
+_SPENT = ("budget", "key_limit")
+
+
+def read(
+    status: int, headers: Mapping[str, str], payload: object, *, clock: Callable[[], float] = time.time
+) -> OpenRouterMCPError:
+    """The error that a reply with an error means. `headers` have lower-case names; `payload` is the parsed body, or
+    None when it is no JSON. `status` may be 200: some failures arrive that way, their own status inside."""
+    error = _object(_object(payload).get("error"))
+    metadata, availability = _object(error.get("metadata")), _object(error.get("availability"))
+    if not error and status >= 500:
+        return errors.Upstream(f"The reply was an HTTP {status} that is not OpenRouter's.", outcome=Outcome.LOST)
+    code = next((c for c in (error.get("code"), error.get("http_status")) if isinstance(c, int)), status)
+    facts = _Facts(code, error, metadata, availability, hint=_hint(headers, metadata, availability, clock()))
+    failure = _classify(facts, headers)
+    failure.retryable = availability.get("retryable") if isinstance(availability.get("retryable"), bool) else None
+    if failure.outcome is not Outcome.REFUSED:
+        failure.hint_s = facts.hint
+    if isinstance(failure, errors.DailyQuota):
+        failure.hint_s = facts.hint or _DAY_S - clock() % _DAY_S
+    return failure
+
+
+class _Facts:
+    """The parts of one error that classification reads."""
+
+    def __init__(
+        self,
+        code: int,
+        error: dict[str, Any],
+        metadata: dict[str, Any],
+        availability: dict[str, Any],
+        *,
+        hint: float | None,
+    ) -> None:
+        self.code = code
+        self.hint = hint
+        self.availability = availability
+        self.message = one_line(error.get("message"))
+        self.provider = one_line(metadata.get("provider_name"), 60)
+        self.source = one_line(metadata.get("limit_source"), 60)
+        self.kind = one_line(availability.get("code"), 60) or one_line(
+            metadata.get("error_type") or error.get("error_type"), 60
+        )
+        raw = one_line(metadata.get("raw"))
+        reasons = metadata.get("reasons")
+        details = [raw, *(one_line(reason, 60) for reason in reasons)] if isinstance(reasons, list) else [raw]
+        said = " ".join(part for part in (self.message, *details) if part)
+        provider = f" (provider {self.provider})" if self.provider else ""
+        self.said = f"OpenRouter answered {code}: {said}{provider}".rstrip(": ") + "."
+
+
+def _classify(facts: _Facts, headers: Mapping[str, str]) -> OpenRouterMCPError:
+    match facts.code:
+        case 401:
+            return errors.BadKey(facts.said)
+        case 402:
+            in_flight = "in_flight" in facts.source
+            return errors.NoCredit(facts.said, outcome=Outcome.IN_FLIGHT if in_flight else None)
+        case 403:
+            spent = any(word in facts.source for word in _SPENT) or "limit exceeded" in facts.message.lower()
+            return errors.NoCredit(facts.said) if spent else errors.Blocked(facts.said)
+        case 429:
+            return _limit(facts, headers)
+        case 413:
+            return errors.TooLarge(facts.said)
+        case code if 400 <= code < 500 and code != 408:
+            return _refusal(facts)
+        case _:
+            return errors.Upstream(facts.said)
+
+
+def _refusal(facts: _Facts) -> OpenRouterMCPError:
+    """400, 404, 412, 422 and what else the caller sent wrongly or the account cannot reach."""
+    if facts.kind == "model_not_found":
+        return errors.UnknownModel(_first(facts.availability.get("requested_models")) or "of that id")
+    if facts.kind == "free_variant_ended":
+        paid = _first(facts.availability.get("fallback_models"))
+        twin = f" The variant OpenRouter names instead, {paid}, costs money and was not asked." if paid else ""
+        return errors.FreeEnded(facts.said + twin)
+    if facts.kind == "privacy_restricted" or "data policy" in facts.message.lower():
+        # Not OpenRouter's own words: they end in a link to loosen the policy.
+        return errors.Privacy("The account's data policy leaves this model without a provider.")
+    if facts.kind in ("content_policy_violation", "refusal"):
+        return errors.Blocked(facts.said)
+    if facts.code == 404:
+        excluded = facts.availability.get("excluded_by")
+        names = ", ".join(one_line(name, 40) for name in excluded) if isinstance(excluded, list) else ""
+        return errors.NoProvider(facts.said + (f" Excluded by: {names}." if names else ""))
+    return errors.InvalidRequest(facts.said)
+
+
+def _limit(facts: _Facts, headers: Mapping[str, str]) -> OpenRouterMCPError:
+    """A 429 is the minute's limit, the day's, or a provider's; only the last is about the model."""
+    if "free-models-per-day" in facts.message:
+        return errors.DailyQuota(facts.said)
+    if "free-models-per-min" in facts.message:
+        return errors.MinuteQuota(facts.said)
+    if facts.provider or "upstream" in facts.source or facts.kind == "capacity_exhausted":
+        return errors.ModelBusy(facts.said)
+    if "x-ratelimit-reset" in headers and facts.hint is not None:  # OpenRouter's own 429 alone carries it
+        return (errors.MinuteQuota if facts.hint <= _LONGEST_MINUTE_S else errors.DailyQuota)(facts.said)
+    return errors.ModelBusy(facts.said)
+
+
+def _hint(
+    headers: Mapping[str, str], metadata: dict[str, Any], availability: dict[str, Any], now: float
+) -> float | None:
+    """Seconds to wait, in whichever spelling OpenRouter chose; the unreadable, negative and infinite say nothing."""
+    inner = {str(name).lower(): value for name, value in _object(metadata.get("headers")).items()}
+    reset = _number(headers.get("x-ratelimit-reset") or inner.get("x-ratelimit-reset"))
+    after = headers.get("retry-after") or inner.get("retry-after")
+    seconds = (
+        _number(availability.get("retry_after")),
+        _scaled(_number(headers.get("retry-after-ms")), 1000),
+        _number(after),
+        _until(after, now),
+        max(0.0, (reset / 1000 if reset > _EPOCH_IN_MS else reset) - now) if reset else None,
+    )
+    return next((wait for wait in seconds if wait is not None), None)
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit
+
+
+def _until(date: object, now: float) -> float | None:
+    """Seconds until an HTTP date."""
+    if not isinstance(date, str):
+        return None
+    try:
+        moment = parsedate_to_datetime(date)
+    except (ValueError, OverflowError):
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds())
+
+
+def _number(value: object) -> float | None:
+    """A finite number that is not negative, from JSON or from a header's text."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever it is, TypeError says so
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number >= 0 and not isinstance(value, bool) else None
+
+
+def _first(values: object) -> str:
+    return one_line(values[0], 100) if isinstance(values, list) and values else ""
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

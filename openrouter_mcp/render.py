@@ -1,0 +1,184 @@
+"""Results as text a model reads at a glance, each with its record for programs."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from openrouter_mcp.answers import Answer
+from openrouter_mcp.errors import OpenRouterMCPError
+from openrouter_mcp.pricing import FREE_ROUTER
+from openrouter_mcp.text import duration, one_line
+from openrouter_mcp.wire import Credits, KeyInfo, Model
+
+_DAY_S = 86_400
+_ABILITIES = (("tools", "tools"), ("json", "structured_outputs"), ("reasoning", "reasoning"))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a tool answers with: the text for the model, the record for programs."""
+
+    text: str
+    record: dict[str, object] = field(default_factory=dict)
+    is_error: bool = False
+
+
+def answer(answer: Answer) -> Reply:
+    """The text, a mark where it is not whole, and a footer line."""
+    return Reply(f"{_body(answer)}\n\n[{_footer(answer)}]", record(answer))
+
+
+def comparison(rows: Sequence[Answer | OpenRouterMCPError]) -> Reply:
+    """A table, then the answers under the models' names. An error only when no row has text."""
+    records = [record(row) for row in rows]
+    table = [["model", "outcome", "seconds", "tokens", "cost"], *(_row(row) for row in rows)]
+    sections = [f"## {_name(row)}\n\n{_body(row) if isinstance(row, Answer) else row}" for row in rows]
+    text = "\n\n".join([_table(table), *sections])
+    failed = [row for row in rows if not isinstance(row, Answer)]
+    if len(failed) < len(rows):
+        return Reply(text, {"status": "complete", "rows": records})
+    codes = {row.code for row in failed}
+    code = codes.pop() if len(codes) == 1 else "upstream"
+    head = f"{code}: None of the {len(rows)} models answered; each says why below."
+    return Reply(f"{head}\n\n{text}", {"status": "error", "code": code, "rows": records}, is_error=True)
+
+
+def record(row: Answer | OpenRouterMCPError) -> dict[str, object]:
+    """The stable names of design section 7; costs are decimal strings in USD."""
+    if isinstance(row, OpenRouterMCPError):
+        facts: dict[str, object] = {
+            "status": "error",
+            "code": row.code,
+            "retry_after_s": row.hint_s,
+            "attempts": row.attempts,
+        }
+        return facts | ({"model": row.model} if row.model else {})
+    return {
+        "status": row.status,
+        "model": row.served or row.model,
+        "provider": row.provider,
+        "generation_id": row.generation_id,
+        "finish_reason": row.finish_reason,
+        "prompt_tokens": row.usage.prompt_tokens,
+        "completion_tokens": row.usage.completion_tokens,
+        "reasoning_tokens": row.usage.reasoning_tokens,
+        "cost_usd": None if row.usage.cost is None else f"{row.usage.cost:f}",
+        "seconds": round(row.seconds, 3),
+        "attempts": row.attempts,
+    }
+
+
+def free_models(models: Sequence[Model], *, matching: int, free: int) -> Reply:
+    """A table of the free models, best first; `matching` of `free` fit the search, `models` are those shown."""
+    if not models:
+        return Reply(f"No free model matches; {free} are free right now. Leave out `search` to see them.", {"rows": []})
+    table = [["id", "context", "abilities", "until"], *(_model_row(model) for model in models)]
+    narrow = "" if len(models) == matching else f" {matching - len(models)} more: raise `limit` or narrow by `search`."
+    note = f"{len(models)} of {free} free models, best first; $0 per token.{narrow}"
+    router = f"{FREE_ROUTER} lets OpenRouter pick one of them at random."
+    rows = [{"model": model.id, "context_length": model.context_length} for model in models]
+    return Reply(f"{note}\n\n{_table(table)}\n\n{router}", {"rows": rows})
+
+
+def credits(key: KeyInfo, balance: Credits | None, *, clock: Callable[[], float] = time.time) -> Reply:  # noqa: A001 - OpenRouter's noun
+    """What the key may still do. A balance OpenRouter does not show is unknown, never $0."""
+    lines = [_free_line(key, clock()), _limit_line(key), _usage_line(key)]
+    if balance is None:
+        lines.append("Balance: unknown; OpenRouter shows it to management keys only.")
+    else:
+        lines.append(f"Balance: {_usd(balance.total_credits - balance.total_usage)}.")
+    lines.append("This server: free models only, so its calls cost $0.")
+    if key.expires_at:
+        lines.append(f"The key expires: {one_line(key.expires_at, 40)}.")
+    free = key.free_model_daily_requests
+    return Reply(
+        "\n".join(lines),
+        {
+            "free_requests": free.model_dump() if free else None,
+            "key_limit_usd": _decimal(key.limit),
+            "key_remaining_usd": _decimal(key.limit_remaining),
+            "usage_daily_usd": _decimal(key.usage_daily),
+            "usage_monthly_usd": _decimal(key.usage_monthly),
+            "balance_usd": _decimal(balance.total_credits - balance.total_usage) if balance else None,
+        },
+    )
+
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+def _body(answer: Answer) -> str:
+    return f"{answer.text}\n\n[incomplete: {answer.problem}]" if answer.problem else answer.text
+
+
+def _footer(answer: Answer) -> str:
+    usage = answer.usage
+    reasoning = f" ({usage.reasoning_tokens} of them reasoning)" if usage.reasoning_tokens else ""
+    parts = [
+        _name(answer) + (f" via {one_line(answer.provider, 60)}" if answer.provider else ""),
+        f"{usage.prompt_tokens} in + {usage.completion_tokens} out tokens{reasoning}",
+        f"{answer.seconds:.1f} s",
+        _usd(usage.cost),
+    ]
+    if answer.attempts > 1:
+        parts.append(f"{answer.attempts} requests")
+    return ", ".join(parts)
+
+
+def _name(row: Answer | OpenRouterMCPError) -> str:
+    """The model; where another id was asked for, both."""
+    if isinstance(row, Answer) and row.served and row.served != row.model:
+        return f"{one_line(row.served, 100)} (asked as {row.model})"
+    return row.model
+
+
+def _row(row: Answer | OpenRouterMCPError) -> list[str]:
+    if isinstance(row, OpenRouterMCPError):
+        return [row.model, row.code, "-", "-", "-"]
+    return [_name(row), row.status, f"{row.seconds:.1f}", str(row.usage.completion_tokens), _usd(row.usage.cost)]
+
+
+def _model_row(model: Model) -> list[str]:
+    abilities = [kind for kind in model.architecture.input_modalities if kind != "text"]
+    abilities += [name for name, parameter in _ABILITIES if parameter in model.supported_parameters]
+    context = f"{model.context_length // 1000}k" if model.context_length else "-"
+    return [model.id, context, one_line(" ".join(abilities), 60) or "-", one_line(model.expiration_date, 10) or "-"]
+
+
+def _table(rows: Iterable[Sequence[str]]) -> str:
+    """Cells joined by bars, unpadded: padding costs tokens and helps no model."""
+    return "\n".join(" | ".join(row) for row in rows)
+
+
+def _free_line(key: KeyInfo, now: float) -> str:
+    free = key.free_model_daily_requests
+    returns = f"the count restarts at 00:00 UTC, in {duration(_DAY_S - now % _DAY_S)}"
+    if free is None:
+        return f"Free requests today: unknown; OpenRouter did not say ({returns})."
+    return f"Free requests today: {free.remaining} of {free.limit} left ({returns}). At most 20 a minute."
+
+
+def _limit_line(key: KeyInfo) -> str:
+    if key.limit is None:
+        return "Key limit: none of its own."
+    resets = f", resets {one_line(key.limit_reset, 20)}" if key.limit_reset else ""
+    return f"Key limit: {_usd(key.limit_remaining)} of {_usd(key.limit)} left{resets}."
+
+
+def _usage_line(key: KeyInfo) -> str:
+    return f"Spent with this key: {_usd(key.usage_daily)} today, {_usd(key.usage_monthly)} this month (UTC)."
+
+
+def _usd(amount: Decimal | None) -> str:
+    """Exact, without the noughts that say nothing; cents always."""
+    if amount is None:
+        return "unknown cost"
+    whole, _, cents = f"{abs(amount):f}".partition(".")
+    cents = cents.rstrip("0")
+    sign = "-" if amount < 0 else ""
+    return f"{sign}${whole}.{cents.ljust(2, '0')}" if cents else f"{sign}${whole}"
+
+
+def _decimal(amount: Decimal | None) -> str | None:
+    return None if amount is None else f"{amount:f}"

@@ -1,0 +1,34 @@
+"""Text from outside, made safe to show: no invisible characters, no terminal escapes, nothing without an encoding."""
+
+import unicodedata
+
+# Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
+_KEPT = frozenset("\n\t\u200c\u200d")
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+
+
+def clean(text: str) -> str:
+    """`text` without control, format, surrogate, private and unassigned characters, line ends as `\\n`."""
+    if text.isascii() and text.isprintable():  # the common piece of a stream, without a walk
+        return text
+    text = text.replace("\r\n", "\n")
+    return "".join(char for char in text if char in _KEPT or unicodedata.category(char) not in _UNSEEN)
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """What somebody else's server said, as one clean line of at most `limit` characters; not text: empty."""
+    if not isinstance(text, str):
+        return ""
+    line = " ".join(clean(text[: 4 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """A wait as a person says it: "8 s", "4 min", "5 h 12 min"."""
+    whole = max(1, round(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if minutes < 72 * 60 else f"{minutes // 1440} days"

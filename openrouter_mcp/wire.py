@@ -1,0 +1,281 @@
+"""OpenRouter's JSON as types, and what a reply or a stream event means. No I/O.
+
+The shapes: https://openrouter.ai/docs/api-reference/streaming and .../overview.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from openrouter_mcp import failures
+from openrouter_mcp.errors import BadReply, OpenRouterMCPError, TooLarge
+
+MAX_REPLY_BYTES = 8 * 1024 * 1024
+
+
+# --- what we send ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question to one model. `max_tokens` limits the output; `system` may be empty."""
+
+    model: str
+    prompt: str
+    system: str = ""
+    max_tokens: int = 8192
+
+
+def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Sequence[Mapping[str, object]]) -> bytes:
+    """The JSON that leaves: built field by field from an allow-list, never merged from somebody's dict."""
+    messages = [{"role": "system", "content": request.system}] if request.system else []
+    messages.append({"role": "user", "content": request.prompt})
+    body = {
+        "model": request.model,  # always sent: without it the account's default model would answer
+        "messages": messages,
+        "max_tokens": request.max_tokens,  # always sent: without it the credit check assumes the model's maximum
+        "stream": True,
+        "provider": {"max_price": dict(max_price)},
+        "plugins": [dict(plugin) for plugin in plugins],
+    }
+    return json.dumps(body).encode()
+
+
+# --- what comes back ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a generation took. `cost` is in USD; None when OpenRouter did not say."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    cost: Decimal | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one stream event (or a whole plain reply) says; unset fields say nothing."""
+
+    text: str = ""
+    reasoning: str = ""
+    finish_reason: str = ""
+    model: str = ""
+    provider: str = ""
+    generation_id: str = ""
+    usage: Usage | None = None
+    failure: OpenRouterMCPError | None = None
+
+
+class Lines:
+    """Cuts a byte stream into complete lines; any split of the same bytes gives the same lines."""
+
+    def __init__(self, limit: int = MAX_REPLY_BYTES) -> None:
+        self._limit = limit
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that `data` completes, without their ends.
+
+        Raises:
+            TooLarge: when one line grows over the limit.
+        """
+        if b"\n" not in data:
+            self._rest += data
+            if len(self._rest) > self._limit:
+                raise TooLarge(f"OpenRouter sent a line of over {self._limit} bytes; the connection was closed.")
+            return []
+        *lines, rest = data.split(b"\n")
+        lines[0] = bytes(self._rest) + lines[0]
+        self._rest = bytearray(rest)
+        return [line.rstrip(b"\r") for line in lines]
+
+    def end(self) -> bytes:
+        """What came after the last line end."""
+        return bytes(self._rest)
+
+
+def read_json(data: bytes) -> Any:  # noqa: ANN401 - JSON is whatever they sent; every reader below checks
+    """Parse a reply's JSON, amounts as exact Decimals.
+
+    Raises:
+        BadReply: when it is not JSON.
+    """
+    try:
+        return json.loads(data, parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise BadReply("OpenRouter's reply is not JSON.") from error
+
+
+def read_event(data: Any) -> Event:  # noqa: ANN401 - see read_json
+    """What a chunk of a stream, or a whole reply, says; both carry one choice, as `delta` or as `message`."""
+    chunk = data if isinstance(data, dict) else {}
+    choice = _first(chunk.get("choices"))
+    message = _object(choice.get("delta")) or _object(choice.get("message"))
+    error = _object(chunk.get("error")) or _object(choice.get("error"))
+    return Event(
+        text=_text_of(message.get("content")),
+        reasoning=_string(message.get("reasoning")),
+        finish_reason=_string(choice.get("finish_reason")),
+        model=_string(chunk.get("model")),
+        provider=_string(chunk.get("provider")),
+        generation_id=_string(chunk.get("id")),
+        usage=_usage(_object(chunk.get("usage"))),
+        failure=failures.read(200, {}, {"error": error}) if error else None,
+    )
+
+
+def _usage(usage: dict[str, Any]) -> Usage | None:
+    if not usage:
+        return None
+    details = _object(usage.get("completion_tokens_details"))
+    return Usage(
+        prompt_tokens=_count(usage.get("prompt_tokens")),
+        completion_tokens=_count(usage.get("completion_tokens")),
+        reasoning_tokens=_count(details.get("reasoning_tokens")),
+        cost=_amount(usage.get("cost")),
+    )
+
+
+def _text_of(content: object) -> str:
+    """`content` is a string, a list of parts, or null."""
+    if isinstance(content, list):
+        return "".join(_string(_object(part).get("text")) for part in content)
+    return _string(content)
+
+
+def _first(choices: object) -> dict[str, Any]:
+    return _object(choices[0]) if isinstance(choices, list) and choices else {}
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _amount(value: object) -> Decimal | None:
+    """A JSON number as exact USD; `true`, `NaN`, `1e999` and text are no amounts."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        return None
+    return Decimal(value) if math.isfinite(value) else None
+
+
+# --- the catalogue and the account ----------------------------------------------------------------------------------
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Architecture(_Lenient):
+    """Which kinds of content go in and come out."""
+
+    input_modalities: tuple[str, ...] = ()
+    output_modalities: tuple[str, ...] = ()
+
+
+class TopProvider(_Lenient):
+    """Limits of the provider OpenRouter prefers."""
+
+    max_completion_tokens: int | None = None
+
+
+class Model(_Lenient):
+    """An entry of `GET /models`. `pricing` is kept as it came (strings, USD per token): `pricing.py` reads it."""
+
+    id: str = Field(min_length=1)
+    name: str = ""
+    created: int = 0
+    context_length: int | None = None
+    architecture: Architecture = Architecture()
+    pricing: Mapping[str, Any] = Field(default_factory=dict)
+    top_provider: TopProvider = TopProvider()
+    supported_parameters: tuple[str, ...] = ()
+    expiration_date: str | None = None
+    benchmarks: Mapping[str, Any] | None = None
+
+    @property
+    def family(self) -> str:
+        """The author: the id before the slash."""
+        return self.id.partition("/")[0]
+
+
+def read_models(data: Any) -> list[Model]:  # noqa: ANN401 - see read_json
+    """The readable entries of a `GET /models` reply; broken rows are left out.
+
+    Raises:
+        BadReply: when there is no list, or nothing readable in it.
+    """
+    rows = _object(data).get("data")
+    models = []
+    for row in rows if isinstance(rows, list) else []:
+        try:
+            models.append(Model.model_validate(row))
+        except ValidationError:
+            continue
+    if not models:
+        raise BadReply("OpenRouter's model list is empty or unreadable.")
+    return models
+
+
+class FreeRequests(_Lenient):
+    """Today's allowance of free requests, as OpenRouter counts it; may lag a minute."""
+
+    used: int
+    limit: int
+    remaining: int
+
+
+class KeyInfo(_Lenient):
+    """`GET /key`. Amounts are USD; `limit` None means that the key has no cap of its own."""
+
+    limit: Decimal | None = None
+    limit_remaining: Decimal | None = None
+    limit_reset: str | None = None
+    usage: Decimal | None = None
+    usage_daily: Decimal | None = None
+    usage_monthly: Decimal | None = None
+    expires_at: str | None = None
+    is_management_key: bool = False
+    free_model_daily_requests: FreeRequests | None = None
+
+
+class Credits(_Lenient):
+    """`GET /credits`, in USD."""
+
+    total_credits: Decimal
+    total_usage: Decimal
+
+
+def read_key(data: Any) -> KeyInfo:  # noqa: ANN401 - see read_json
+    """What `GET /key` says.
+
+    Raises:
+        BadReply: when it is not what OpenRouter sends.
+    """
+    try:
+        return KeyInfo.model_validate(_object(data).get("data"))
+    except ValidationError as error:
+        raise BadReply("OpenRouter's description of the key is unreadable.") from error
+
+
+def read_credits(data: Any) -> Credits | None:  # noqa: ANN401 - see read_json
+    """What `GET /credits` says; None when it is unreadable, or 0/0, which ordinary keys of funded accounts get too."""
+    try:
+        credits_ = Credits.model_validate(_object(data).get("data"))
+    except ValidationError:
+        return None
+    return credits_ if credits_.total_credits or credits_.total_usage else None
