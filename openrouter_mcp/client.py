@@ -164,27 +164,18 @@ class OpenRouter:
 
     async def _lines(self, response: httpx2.Response) -> AsyncGenerator[bytes]:
         """The complete lines of a streamed reply."""
-        limits, splitter = self._timeouts, wire.Lines()
-        started = line_at = token_at = anyio.current_time()
-        patience = limits.first_token
-
-        def deadline() -> float:
-            return min(line_at + limits.line, token_at + patience, started + limits.whole_answer)
-
-        async with aclosing(_pieces(response, deadline)) as pieces:
+        splitter, patience = wire.Lines(), _Patience(self._timeouts)
+        async with aclosing(_pieces(response, patience)) as pieces:
             async for piece in pieces:
                 for line in splitter.feed(piece):
-                    line_at = anyio.current_time()
-                    if line.startswith(b"data:"):
-                        token_at, patience = line_at, limits.between_tokens
+                    patience.heard(line)
                     yield line
         if rest := splitter.end():
             yield rest
 
     async def _whole(self, response: httpx2.Response, limit: int) -> bytes:
         body = bytearray()
-        deadline = anyio.current_time() + self._timeouts.line
-        async with aclosing(_pieces(response, lambda: deadline)) as pieces:
+        async with aclosing(_pieces(response, _Patience(self._timeouts))) as pieces:
             async for piece in pieces:
                 body += piece
                 if len(body) > limit:
@@ -192,15 +183,48 @@ class OpenRouter:
         return bytes(body)
 
 
-async def _pieces(response: httpx2.Response, deadline: Callable[[], float]) -> AsyncGenerator[bytes]:
-    """The body, unpacked, piece by piece; `deadline` is asked before each for the moment upstream counts as dead."""
+class _Patience:
+    """Until when a reply may go on as it does. A comment keeps the connection alive, only a token proves progress."""
+
+    def __init__(self, timeouts: Timeouts) -> None:
+        self._timeouts = timeouts
+        self._started = self._line_at = self._token_at = anyio.current_time()
+        self._between = timeouts.first_token
+
+    def heard(self, line: bytes) -> None:
+        """A complete line came."""
+        self._line_at = anyio.current_time()
+        if line.startswith(b"data:"):
+            self._token_at, self._between = self._line_at, self._timeouts.between_tokens
+
+    @property
+    def _dead_at(self) -> float:
+        return self._line_at + self._timeouts.line
+
+    @property
+    def deadline(self) -> float:
+        """When to give up, on the event loop's clock."""
+        return min(self._dead_at, self._token_at + self._between, self._started + self._timeouts.whole_answer)
+
+    def failure(self) -> Timeout:
+        """Why it was given up. A model that thinks too long would do so again; a dead connection might not."""
+        if anyio.current_time() >= self._dead_at:
+            return Timeout("OpenRouter fell silent in the middle of a reply; the connection was closed.")
+        return Timeout(
+            "The model sent nothing but keep-alive comments, or took too long; the connection was closed.",
+            outcome=Outcome.BROKE,
+        )
+
+
+async def _pieces(response: httpx2.Response, patience: _Patience) -> AsyncGenerator[bytes]:
+    """The body, unpacked, piece by piece."""
     unpack = _unpacker(response.headers.get("content-encoding", "identity").lower())
     raw = aiter(response.aiter_raw())
     while True:
-        with anyio.CancelScope(deadline=deadline()) as patience:
+        with anyio.CancelScope(deadline=patience.deadline) as scope:
             packed = await anext(raw, None)
-        if patience.cancelled_caught:
-            raise Timeout("OpenRouter fell silent in the middle of a reply; the connection was closed.")
+        if scope.cancelled_caught:
+            raise patience.failure()
         if packed is None:
             return
         for piece in unpack(packed):

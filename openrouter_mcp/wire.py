@@ -101,21 +101,22 @@ class Lines:
         return bytes(self._rest)
 
 
-def read_json(data: bytes) -> Any:  # noqa: ANN401 - JSON is whatever they sent; every reader below checks
+def read_json(data: bytes) -> object:
     """Parse a reply's JSON, amounts as exact Decimals.
 
     Raises:
         BadReply: when it is not JSON.
     """
     try:
-        return json.loads(data, parse_float=Decimal)
+        parsed: object = json.loads(data, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
         raise BadReply("OpenRouter's reply is not JSON.") from error
+    return parsed
 
 
-def read_event(data: Any) -> Event:  # noqa: ANN401 - see read_json
+def read_event(data: object) -> Event:
     """What a chunk of a stream, or a whole reply, says; both carry one choice, as `delta` or as `message`."""
-    chunk = data if isinstance(data, dict) else {}
+    chunk = _object(data)
     choice = _first(chunk.get("choices"))
     message = _object(choice.get("delta")) or _object(choice.get("message"))
     error = _object(chunk.get("error")) or _object(choice.get("error"))
@@ -213,7 +214,7 @@ class Model(_Lenient):
         return self.id.partition("/")[0]
 
 
-def read_models(data: Any) -> list[Model]:  # noqa: ANN401 - see read_json
+def read_models(data: object) -> list[Model]:
     """The readable entries of a `GET /models` reply; broken rows are left out.
 
     Raises:
@@ -260,7 +261,7 @@ class Credits(_Lenient):
     total_usage: Decimal
 
 
-def read_key(data: Any) -> KeyInfo:  # noqa: ANN401 - see read_json
+def read_key(data: object) -> KeyInfo:
     """What `GET /key` says.
 
     Raises:
@@ -272,7 +273,7 @@ def read_key(data: Any) -> KeyInfo:  # noqa: ANN401 - see read_json
         raise BadReply("OpenRouter's description of the key is unreadable.") from error
 
 
-def read_credits(data: Any) -> Credits | None:  # noqa: ANN401 - see read_json
+def read_credits(data: object) -> Credits | None:
     """What `GET /credits` says; None when it is unreadable, or 0/0, which ordinary keys of funded accounts get too."""
     try:
         credits_ = Credits.model_validate(_object(data).get("data"))

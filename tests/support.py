@@ -1,0 +1,78 @@
+"""What the tests share: a server over the sandbox and a real MCP client connected to it, and the canary key."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from mcp import Client
+from mcp_types import CallToolResult, TextContent
+from pydantic import SecretStr
+
+from openrouter_mcp.app import App, open_app
+from openrouter_mcp.client import Timeouts
+from openrouter_mcp.sandbox import Sandbox
+from openrouter_mcp.sandbox.transport import StreamingTransport
+from openrouter_mcp.server import build
+from openrouter_mcp.settings import Settings
+
+# The key every test uses. `conftest.py` fails the run when it turns up in anything a test, a server or a client shows.
+CANARY = "sk-or-v1-" + "canary0123456789"
+SETTINGS = Settings(key=SecretStr(CANARY), base_url="http://localhost/api/v1")
+ERAS = ("auto", "legacy")  # 2026-07-28 with server/discover, 2025-11-25 with initialize
+
+
+@asynccontextmanager
+async def opened(
+    sandbox: Sandbox,
+    *,
+    settings: Settings = SETTINGS,
+    timeouts: Timeouts | None = None,
+    waits: list[float] | None = None,
+) -> AsyncGenerator[App]:
+    """An App over `sandbox`; waits between tries take no time and are noted in `waits` (seconds)."""
+    noted = [] if waits is None else waits
+
+    async def note(seconds: float) -> None:
+        noted.append(seconds)
+
+    transport = StreamingTransport(sandbox.app)
+    async with open_app(settings, transport=transport, timeouts=timeouts, sleep=note) as app:
+        yield app
+
+
+@asynccontextmanager
+async def connected(sandbox: Sandbox, *, era: str = "auto", **options: Any) -> AsyncGenerator[Client]:
+    """A real MCP client of the given era, in process, over `opened(sandbox, **options)`."""
+    async with opened(sandbox, **options) as app, Client(build(app), mode=era) as client:
+        yield client
+
+
+def text_of(result: CallToolResult) -> str:
+    """The result's one block of text, as the agent reads it."""
+    (block,) = result.content
+    assert isinstance(block, TextContent)
+    assert CANARY not in result.model_dump_json()
+    return block.text
+
+
+def record_of(result: CallToolResult) -> dict[str, Any]:
+    """The result's record for programs."""
+    assert result.meta is not None
+    record = result.meta["openrouter"]
+    assert isinstance(record, dict)
+    return record
+
+
+async def ask(client: Client, tool: str = "ask_model", **arguments: Any) -> tuple[str, dict[str, Any], bool]:
+    """Call a tool; its text, its record, and whether it is an error."""
+    result = await client.call_tool(tool, arguments)
+    return text_of(result), record_of(result), bool(result.is_error)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the other tasks run until `condition` holds; five seconds at most."""
+    with anyio.fail_after(5):
+        while not condition():
+            await anyio.lowlevel.checkpoint()

@@ -1,0 +1,89 @@
+"""Comparing models: all at once, one row each, and failures are rows too."""
+
+import anyio
+import pytest
+from support import ERAS, ask, connected
+
+from openrouter_mcp.sandbox import Fault, Sandbox, faults
+
+FOUR = ["acme/tiny:free", "globex/large:free", "initech/coder:free", "tyrell/polyglot:free"]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_rows_and_the_answers_stand_in_the_order_asked_for(sandbox: Sandbox, era: str) -> None:
+    async with connected(sandbox, era=era) as client:
+        text, record, is_error = await ask(client, "compare_models", prompt="Why?", models=FOUR[::-1])
+    assert not is_error
+    table, *sections = text.split("\n\n## ")
+    head, *rows = table.splitlines()
+    assert head == "model | outcome | seconds | tokens | cost"
+    assert [row.split(" | ")[0] for row in rows] == FOUR[::-1]
+    assert [row.split(" | ")[1] for row in rows] == ["complete"] * 4
+    assert [row.split(" | ")[4] for row in rows] == ["$0"] * 4
+    assert [section.splitlines()[0] for section in sections] == FOUR[::-1]
+    assert all(f"[sandbox] {model} was asked: 'Why?'" in text for model in FOUR)
+    assert [row["model"] for row in record["rows"]] == FOUR[::-1]
+
+
+async def test_the_models_are_asked_at_once(sandbox: Sandbox) -> None:
+    """Each waits until all four have been asked: one after the other would never end."""
+    everybody = anyio.Event()
+
+    async def wait_for_everybody(_: float) -> None:
+        if len(sandbox.chats) == 4:
+            everybody.set()
+        await everybody.wait()
+
+    sandbox.sleep, sandbox.delay_s = wait_for_everybody, 1.0
+    async with connected(sandbox) as client:
+        with anyio.fail_after(10):
+            _, record, _ = await ask(client, "compare_models", prompt="Why?", models=FOUR)
+    assert [row["status"] for row in record["rows"]] == ["complete"] * 4
+
+
+async def test_failures_are_rows_with_their_reason(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.pool_busy(), times=None, model=FOUR[1])
+    sandbox.fail(Fault(then="end", after_tokens=3), model=FOUR[2])
+    models = [*FOUR[:3], "acme/tiny", "acme/nothing:free"]
+    async with connected(sandbox) as client:
+        text, record, is_error = await ask(client, "compare_models", prompt="Why?", models=models)
+    assert not is_error
+    assert [row.get("code", row["status"]) for row in record["rows"]] == [
+        "complete", "model_busy", "partial", "not_free", "unknown_model",
+    ]  # fmt: skip
+    assert f"{FOUR[1]} | model_busy | - | - | -" in text
+    assert f"## {FOUR[1]}\n\nmodel_busy: " in text
+    assert f"{FOUR[2]} | partial | " in text
+    assert sandbox.bill == 0
+
+
+async def test_a_comparison_without_any_answer_is_an_error(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.day_limit(), times=None)
+    async with connected(sandbox) as client:
+        text, record, is_error = await ask(client, "compare_models", prompt="Why?", models=FOUR[:2])
+        assert is_error
+        assert text.startswith("daily_quota: None of the 2 models answered")
+        assert record["code"] == "daily_quota"
+        sandbox.clear()
+        sandbox.fail(faults.day_limit(), times=None, model=FOUR[0])
+        sandbox.fail(faults.bad_key(), times=None, model=FOUR[1])
+        text, record, is_error = await ask(client, "compare_models", prompt="Why?", models=FOUR[:2])
+    assert is_error
+    assert [row["code"] for row in record["rows"]] == ["daily_quota", "bad_key"]
+
+
+async def test_without_models_the_best_of_three_families_are_compared(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as client:
+        _, record, _ = await ask(client, "compare_models", prompt="Why?")
+    assert [row["model"] for row in record["rows"]] == ["globex/large:free", "hooli/thinker:free", "initech/coder:free"]
+
+
+async def test_a_catalogue_with_too_few_free_models_is_said_to_be_so(sandbox: Sandbox) -> None:
+    sandbox.catalog[:] = [
+        row for row in sandbox.catalog if row["id"] in ("acme/tiny:free", "acme/old:free", "acme/pro")
+    ]
+    async with connected(sandbox) as client:
+        text, _, is_error = await ask(client, "compare_models", prompt="Why?")
+    assert is_error
+    assert text.startswith("no_provider: OpenRouter lists 1 free models")
+    assert sandbox.chats == []

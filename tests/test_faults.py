@@ -1,0 +1,238 @@
+"""What goes wrong upstream: how many requests reach OpenRouter, and what the agent reads."""
+
+import gc
+import ssl
+import tracemalloc
+from functools import partial
+
+import anyio
+import httpx2
+import pytest
+from mcp import Client
+from support import ERAS, SETTINGS, ask, connected, until
+
+from openrouter_mcp.app import open_app
+from openrouter_mcp.client import Timeouts
+from openrouter_mcp.sandbox import Fault, Sandbox, faults
+from openrouter_mcp.server import build
+
+MODEL = "acme/tiny:free"
+HASTY = Timeouts(line=0.3, first_token=0.5, between_tokens=0.5)
+
+# fault, requests that reach OpenRouter when it strikes every time, code, words the agent must read
+ALWAYS = {
+    "connection reset before any reply": (Fault(reset=True), 2, "network", "broke before its reply"),
+    "headers, then reset": (Fault(then="reset"), 2, "network", "broke"),
+    "accepted, then silence": (Fault(delay_headers_s=600), 2, "timeout", "closed"),
+    "silence before the first token": (Fault(comments=0, delay_first_s=4), 2, "timeout", "fell silent"),
+    "dribbled bytes, no line": (Fault(then="dribble", every_s=0.01), 2, "timeout", "fell silent"),
+    "comments for ever": (Fault(then="comments", every_s=0.01), 1, "timeout", "keep-alive comments"),
+    "HTML 502": (faults.html_error(), 2, "upstream", "HTTP 502 that is not OpenRouter's"),
+    "200 with an error": (faults.ok_with_error(), 2, "upstream", "empty reply"),
+    "no content": (Fault(answer="none"), 2, "empty_answer", "does not bill"),
+    "reasoning only": (Fault(answer="reasoning"), 1, "empty_answer", "Raise max_tokens"),
+    "day's limit": (faults.day_limit(), 1, "daily_quota", "00:00 UTC"),
+    "minute's limit, reset in 8 s": (faults.minute_limit(8), 2, "minute_quota", "Try again in"),
+    "minute's limit, reset in 50 s": (faults.minute_limit(50), 1, "minute_quota", "Try again in"),
+    "busy pool": (faults.pool_busy(), 1, "model_busy", "Free alternatives: globex/large:free, "),
+    "busy pool, short hint": (faults.pool_busy(retry_after=4), 2, "model_busy", "Acme Cloud"),
+    "Retry-After of a day": (faults.server_error(503, retry_after=86_400), 1, "upstream", "Try again in 24 h"),
+    "401": (faults.bad_key(), 1, "bad_key", "OPENROUTER_API_KEY"),
+    "402 no credit": (faults.no_credit(), 1, "no_credit", "can only afford"),
+    "402 negative balance": (faults.negative_balance(), 1, "no_credit", "negative"),
+    "403 moderation": (faults.moderation(), 1, "blocked", "violence"),
+    "403 region": (faults.region(), 1, "blocked", "region"),
+    "403 budget": (faults.budget_spent(), 1, "no_credit", "Budget exceeded"),
+    "404 free promotion ended": (faults.free_ended(), 1, "not_free", "acme/gone, costs money"),
+    "404 privacy": (faults.privacy(), 1, "privacy", "data policy"),
+    "redirect": (faults.redirect("https://evil.example/"), 1, "bad_reply", "not followed"),
+    **{
+        str(status): (faults.server_error(status), 2, "upstream", f"answered {status}")
+        for status in (408, 500, 502, 503, 504, 529)
+    },
+}
+
+
+@pytest.mark.parametrize(("fault", "requests", "code", "words"), ALWAYS.values(), ids=ALWAYS)
+async def test_a_lasting_fault_costs_few_requests_and_is_said_plainly(
+    sandbox: Sandbox, fault: Fault, requests: int, code: str, words: str
+) -> None:
+    sandbox.fail(fault, times=None)
+    async with connected(sandbox, timeouts=HASTY) as client:
+        text, record, is_error = await ask(client, prompt="Hi", model=MODEL)
+        assert is_error
+        assert record["code"] == code
+        assert record["attempts"] == len(sandbox.chats) == requests
+        assert text.startswith(f"{code}: ")
+        assert words in text
+        assert "\n" not in text
+        assert "settings/privacy" not in text
+        assert "user_sandbox" not in text
+        sandbox.clear()
+        _, _, is_error = await ask(client, prompt="Hi", model=MODEL)
+    assert not is_error  # the server goes on
+    assert sandbox.open_streams == 0
+
+
+ONCE = {
+    name: ALWAYS[name][0]
+    for name in (
+        "connection reset before any reply",
+        "accepted, then silence",
+        "200 with an error",
+        "no content",
+        "503",
+    )
+} | {"minute's limit, reset in 8 s": faults.minute_limit(8)}
+
+
+@pytest.mark.parametrize("fault", ONCE.values(), ids=ONCE)
+async def test_a_passing_fault_is_met_by_a_second_try(sandbox: Sandbox, fault: Fault) -> None:
+    sandbox.fail(fault)
+    waits: list[float] = []
+    async with connected(sandbox, timeouts=HASTY, waits=waits) as client:
+        text, record, is_error = await ask(client, prompt="Hi", model=MODEL)
+    assert not is_error
+    assert record["attempts"] == len(sandbox.chats) == 2
+    assert ", 2 requests]" in text
+    assert len(waits) == 1
+
+
+async def test_the_reset_of_the_minute_is_waited_for(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.minute_limit(8))
+    waits: list[float] = []
+    async with connected(sandbox, waits=waits) as client:
+        await ask(client, prompt="Hi", model=MODEL)
+    assert 7 < waits[0] <= 8
+
+
+BROKEN = {
+    "stall": Fault(then="stall", after_tokens=5),
+    "reset": Fault(then="reset", after_tokens=5),
+    "end without [DONE]": Fault(then="end", after_tokens=5),
+    "error event": Fault(then="error", after_tokens=5),
+    "choices[0].error": Fault(then="choice_error", after_tokens=5),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
+async def test_what_came_before_a_stream_broke_is_the_answer_marked_incomplete(sandbox: Sandbox, fault: Fault) -> None:
+    sandbox.fail(fault)
+    async with connected(sandbox, timeouts=HASTY) as client:
+        text, record, is_error = await ask(client, prompt="Hi", model=MODEL)
+    assert not is_error
+    assert record["status"] == "partial"
+    assert text.startswith("[sandbox] ")
+    assert "[incomplete: " in text
+    assert len(sandbox.chats) == 1
+    assert sandbox.open_streams == 0
+
+
+async def test_a_busy_model_that_we_chose_is_left_for_another(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as client:
+        await ask(client, "list_free_models")
+        sandbox.fail(faults.pool_busy())
+        _, record, is_error = await ask(client, prompt="Hi")
+    assert not is_error
+    assert [chat.body["model"] for chat in sandbox.chats] == ["openrouter/free", "globex/large:free"]
+    assert record["model"] == "globex/large:free"
+
+
+async def test_a_redirect_is_not_followed_and_the_other_host_sees_nothing() -> None:
+    seen: list[str] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request.url.host)
+        return httpx2.Response(302, headers={"location": "https://evil.example/api/v1/models"})
+
+    async with open_app(SETTINGS, transport=httpx2.MockTransport(answer)) as app:
+        with pytest.raises(Exception, match="not followed"):
+            await app.client.models()
+    assert seen == ["localhost"]
+
+
+@pytest.mark.parametrize("model", ["openrouter/free", MODEL])  # the first needs no catalogue, the second asks for it
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (httpx2.ConnectError("[Errno -2] Name or service not known"), "Name or service not known"),
+        (httpx2.ConnectTimeout("timed out"), "Ask the user to check the connection or the proxy"),
+    ],
+)
+async def test_what_never_left_the_machine_is_tried_three_times(error: Exception, words: str, model: str) -> None:
+    calls: list[str] = []
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        calls.append(request.url.path)
+        raise error
+
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    transport = httpx2.MockTransport(refuse)
+    async with open_app(SETTINGS, transport=transport, sleep=note) as app, Client(build(app)) as client:
+        text, record, is_error = await ask(client, prompt="Hi", model=model)
+    assert is_error
+    assert record["code"] == "network"
+    assert words in text
+    assert len(calls) == 3
+    assert len(waits) == 2
+
+
+async def test_a_certificate_that_is_not_trusted_is_not_tried_again() -> None:
+    calls: list[str] = []
+
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        calls.append(request.url.path)
+        raise httpx2.ConnectError("handshake") from ssl.SSLCertVerificationError("self-signed")
+
+    transport = httpx2.MockTransport(refuse)
+    async with open_app(SETTINGS, transport=transport) as app, Client(build(app)) as client:
+        text, record, _ = await ask(client, prompt="Hi")
+    assert record["code"] == "network"
+    assert "SSL_CERT_FILE" in text
+    assert len(calls) == 1
+
+
+async def test_a_gzip_bomb_is_cut_off_without_filling_the_memory(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as client:
+        await ask(client, prompt="Hi", model=MODEL)
+        sandbox.fail(faults.gzip_bomb())
+        gc.collect()
+        tracemalloc.start()
+        try:
+            _, record, is_error = await ask(client, prompt="Hi", model=MODEL)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert is_error
+    assert record["code"] == "too_large"
+    assert peak < 32 * 1024 * 1024
+    assert len(sandbox.chats) == 2
+
+
+async def test_endless_tokens_are_cut_and_the_connection_closed(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openrouter_mcp.answers.MAX_REPLY_BYTES", 4000)
+    sandbox.fail(Fault(then="tokens", every_s=0))
+    async with connected(sandbox) as client:
+        text, record, _ = await ask(client, prompt="Hi", model=MODEL)
+    assert record["status"] == "partial"
+    assert "cut off here" in text
+    assert len(text) < 5000
+    assert sandbox.chats[0].closed_early
+    assert sandbox.open_streams == 0
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_cancelled_call_closes_its_upstream_connection(sandbox: Sandbox, era: str) -> None:
+    sandbox.fail(Fault(then="stall", after_tokens=2))
+    async with connected(sandbox, era=era) as client, anyio.create_task_group() as group:
+        group.start_soon(partial(ask, client, prompt="Hi", model=MODEL))
+        await until(lambda: sandbox.open_streams == 1)
+        group.cancel_scope.cancel()
+    assert sandbox.open_streams == 0
+    assert sandbox.chats[0].closed_early
