@@ -43,7 +43,7 @@ async def _until_signal(server: OpenRouterServer, incoming: Any, outgoing: Any) 
             return  # Windows: the loop takes no signal handlers, the process ends by its defaults
 
     send, receive = anyio.create_memory_object_stream[Any]()
-    async with anyio.create_task_group() as group:
+    async with send, receive, anyio.create_task_group() as group:
         group.start_soon(watch)
         group.start_soon(relay, server, incoming, outgoing, send)
         await server.serve(receive, outgoing)

@@ -1,0 +1,104 @@
+"""Real servers as child processes, stopped by their own handle."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from support import CANARY
+
+from openrouter_mcp.sandbox import Sandbox
+
+SERVER = [sys.executable, "-m", "openrouter_mcp"]
+# Never the tester's own settings: a key in the environment must not be sent anywhere.
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("OPENROUTER")}
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """A clean environment with `settings`, and a proxy nobody listens on: whatever goes out fails at once."""
+    return CLEAN | {"HTTPS_PROXY": "http://127.0.0.1:9", "PYTHONWARNINGS": "error"} | settings
+
+
+@contextmanager
+def spawned(*arguments: str, command: Sequence[str] = SERVER, **settings: str) -> Generator[subprocess.Popen[bytes]]:
+    """`openrouter-mcp ARGUMENTS` with pipes to all three of its streams; killed if it has not ended by itself."""
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(**settings),
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+        assert process.stderr is not None
+        assert process.stderr.closed or CANARY.encode() not in process.stderr.read()
+
+
+def send(process: subprocess.Popen[bytes], method: str, *, id_: int | None = None, **params: Any) -> None:
+    """Write one JSON-RPC message; a notification when it has no id."""
+    assert process.stdin is not None
+    message: dict[str, Any] = {"jsonrpc": "2.0", "method": method, "params": params}
+    if id_ is not None:
+        message["id"] = id_
+    process.stdin.write(json.dumps(message).encode() + b"\n")
+    process.stdin.flush()
+
+
+def receive(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The next line of stdout, which must be JSON-RPC."""
+    assert process.stdout is not None
+    message = json.loads(process.stdout.readline())
+    assert message["jsonrpc"] == "2.0"
+    return dict(message)
+
+
+def initialize(process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The handshake of 2025-11-25."""
+    client = {"name": "test", "version": "1"}
+    send(process, "initialize", id_=1, protocolVersion="2025-11-25", capabilities={}, clientInfo=client)
+    answer = receive(process)
+    send(process, "notifications/initialized")
+    return answer
+
+
+class Upstream:
+    """The sandbox on a loopback port, in a thread of this process, so that a test can look inside."""
+
+    def __init__(self) -> None:
+        self.sandbox = Sandbox()
+        self._server = uvicorn.Server(uvicorn.Config(self.sandbox.app, port=0, log_level="critical", lifespan="off"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+
+    def __enter__(self) -> "Upstream":
+        self._thread.start()
+        wait_until(lambda: self._server.started)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = self._server.force_exit = True
+        self._thread.join(5)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The environment of a server that is to use it."""
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        return {"OPENROUTER_API_KEY": CANARY, "OPENROUTER_BASE_URL": f"http://127.0.0.1:{port}/api/v1"}
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another process or thread brings about, ten seconds at most."""
+    moment = threading.Event()
+    for _ in range(1000):
+        if condition():
+            return
+        moment.wait(0.01)
+    raise AssertionError("it did not come to that in 10 s")

@@ -1,0 +1,155 @@
+"""The HTTP server as a real process: both transports, both eras, who may come in, and a well-behaved end."""
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+
+import anyio
+import httpx2
+import pytest
+from mcp import Client
+from mcp.client.sse import sse_client
+from processes import Upstream, spawned, wait_until
+from support import ERAS, ask
+
+from openrouter_mcp.sandbox import Fault
+
+
+@contextmanager
+def serving(*arguments: str, **settings: str) -> Generator[tuple[str, subprocess.Popen[bytes]]]:
+    """`openrouter-mcp serve` on a free port; its address and the process."""
+    with spawned("serve", "--port", "0", *arguments, **settings) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline().decode()
+        assert line.startswith("openrouter-mcp: serving "), line
+        yield line.split()[-1], process
+
+
+def client_of(address: str, path: str, era: str) -> Client:
+    """A client of the given era on either transport; SSE exists in the older era only, or as any client finds out."""
+    return Client(address + path if path == "/mcp" else sse_client(address + path), mode=era)
+
+
+@pytest.fixture(scope="module")
+def address() -> Generator[str]:
+    """One sandboxed server for the tests that leave it as it was."""
+    with serving("--sandbox") as (address, _):
+        yield address
+
+
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+async def test_a_client_lists_asks_and_compares_over_http(address: str, path: str, era: str) -> None:
+    async with client_of(address, path, era) as client:
+        assert client.protocol_version == ("2026-07-28" if era == "auto" else "2025-11-25")
+        assert len((await client.list_tools()).tools) == 4
+        text, record, is_error = await ask(client, prompt="Grüße, 世界?", model="acme/tiny:free")
+        assert not is_error
+        assert "'Grüße, 世界?'" in text
+        assert record["status"] == "complete"
+        _, record, _ = await ask(client, "compare_models", prompt="Why?")
+        assert len(record["rows"]) == 3
+        text, _, is_error = await ask(client, prompt="Why?", model="acme/tiny")
+        assert is_error
+        assert text.startswith("not_free: ")
+        text, _, _ = await ask(client, "check_credits")
+        assert "Free requests today:" in text
+
+
+async def test_clients_side_by_side_get_their_own_answers() -> None:
+    texts: dict[int, str] = {}
+
+    async def one(address: str, number: int) -> None:
+        async with client_of(address, "/mcp" if number % 2 else "/sse", ERAS[number // 2 % 2]) as client:
+            texts[number], _, _ = await ask(client, prompt=f"Question {number}?", model="acme/tiny:free")
+
+    with serving("--sandbox") as (address, _):
+        async with anyio.create_task_group() as group:
+            for number in range(6):
+                group.start_soon(one, address, number)
+    assert all(f"'Question {number}?'" in texts[number] for number in range(6))
+
+
+@pytest.mark.parametrize(
+    ("transport", "offered", "missing"), [("streamable-http", "/mcp", "/sse"), ("sse", "/sse", "/mcp")]
+)
+async def test_one_transport_can_be_served_alone(transport: str, offered: str, missing: str) -> None:
+    with serving("--sandbox", "--transport", transport) as (address, _):
+        async with client_of(address, offered, "auto") as client:
+            assert len((await client.list_tools()).tools) == 4
+        async with httpx2.AsyncClient() as http:
+            assert (await http.get(address + missing)).status_code == 404
+            assert (await http.get(address + "/health")).json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"host": "evil.example"}, 421),
+        ({"host": "127.0.0.1:1"}, 421),
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"content-type": "text/plain"}, 400),
+    ],
+    ids=["DNS rebinding", "another port", "another origin", "null origin", "form post"],
+)
+async def test_a_page_in_a_browser_cannot_use_it(address: str, headers: dict[str, str], status: int) -> None:
+    async with httpx2.AsyncClient() as http:
+        reply = await http.post(
+            address + "/mcp", headers={"content-type": "application/json", "accept": "application/json"} | headers
+        )
+    assert reply.status_code == status
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
+def test_an_address_others_can_reach_is_refused(host: str) -> None:
+    with spawned("serve", "--host", host, "--port", "0", "--sandbox") as process:
+        _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert complaint.decode().startswith(f"openrouter-mcp: --host {host} can be reached from other machines")
+    assert complaint.count(b"\n") == 1
+
+
+def test_a_port_in_use_is_said_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with spawned("serve", "--port", str(port), "--sandbox") as process:
+            _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert complaint.decode().startswith(f"openrouter-mcp: Port {port} on 127.0.0.1 cannot be used")
+    assert "--port" in complaint.decode()
+    assert complaint.count(b"\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_calls_in_flight(number: signal.Signals, path: str) -> None:
+    with Upstream() as upstream, serving(**upstream.settings) as (address, process):
+        upstream.sandbox.fail(Fault(then="stall", after_tokens=2), times=None)
+        caller = threading.Thread(target=partial(anyio.run, call_until_cut, address, path))
+        caller.start()
+        wait_until(lambda: upstream.sandbox.open_streams == 5)
+        process.send_signal(number)
+        assert process.wait(2.5) == 0
+        wait_until(lambda: upstream.sandbox.open_streams == 0)
+        caller.join(10)
+
+
+async def call_until_cut(address: str, path: str) -> None:
+    """Five calls that never end by themselves; how the client sees the cut is its own affair."""
+
+    async def call(client: Client) -> None:
+        await ask(client, prompt="Why?", model="acme/tiny:free")
+
+    try:
+        async with client_of(address, path, "legacy") as client, anyio.create_task_group() as group:
+            for _ in range(5):
+                group.start_soon(call, client)
+    except* Exception:  # noqa: BLE001, S110
+        pass

@@ -1,0 +1,163 @@
+"""The stdio server as a real process: both eras, and a well-behaved end."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
+from processes import SERVER, Upstream, environment, initialize, receive, send, spawned, wait_until
+from support import CANARY, ERAS, ask
+
+from openrouter_mcp.sandbox import Fault
+
+ENVELOPE = {
+    PROTOCOL_VERSION_META_KEY: "2026-07-28",
+    CLIENT_INFO_META_KEY: {"name": "test", "version": "1"},
+    CLIENT_CAPABILITIES_META_KEY: {},
+}
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_client_lists_asks_compares_and_checks_over_stdio(era: str) -> None:
+    server = StdioServerParameters(command=SERVER[0], args=[*SERVER[1:], "--sandbox"], env=environment())
+    async with Client(server, mode=era) as client:
+        assert client.protocol_version == ("2026-07-28" if era == "auto" else "2025-11-25")
+        assert [tool.name for tool in (await client.list_tools()).tools] == [
+            "ask_model", "compare_models", "list_free_models", "check_credits",
+        ]  # fmt: skip
+        text, _, is_error = await ask(client, prompt="Grüße, 世界 👩‍🚀?", model="acme/tiny:free")
+        assert not is_error
+        assert "'Grüße, 世界 👩‍🚀?'" in text
+        _, record, _ = await ask(client, "compare_models", prompt="Why?")
+        assert len(record["rows"]) == 3
+        text, _, _ = await ask(client, "check_credits")
+        assert "46 of 50 left" in text
+
+
+def test_a_discover_followed_by_an_initialize_works() -> None:
+    with spawned("--sandbox") as process:
+        send(process, "server/discover", id_=7, _meta=ENVELOPE)
+        found = receive(process)
+        assert found["id"] == 7
+        assert "2026-07-28" in found["result"]["supportedVersions"]
+        assert initialize(process)["result"]["protocolVersion"] == "2025-11-25"
+        send(process, "tools/list", id_=2)
+        assert len(receive(process)["result"]["tools"]) == 4
+
+
+def test_a_discover_followed_by_modern_requests_works() -> None:
+    with spawned("--sandbox") as process:
+        for number in (1, 2):
+            send(process, "server/discover", id_=number, _meta=ENVELOPE)
+            assert receive(process)["id"] == number
+        send(process, "tools/list", id_=3, _meta=ENVELOPE)
+        assert len(receive(process)["result"]["tools"]) == 4
+
+
+def test_a_broken_line_is_answered_and_does_not_end_the_server() -> None:
+    with spawned("--sandbox") as process:
+        initialize(process)
+        assert process.stdin is not None
+        process.stdin.write(b"{not json\n")
+        send(process, "tools/list", id_=2)
+        answers = [receive(process)]
+        if answers[0].get("id") != 2:
+            answers.append(receive(process))
+        assert answers[-1]["id"] == 2
+
+
+def test_without_a_key_it_starts_lists_and_says_which_variable_to_set(tmp_path: Path) -> None:
+    """And starting writes nothing, neither at home nor where it was started."""
+    with spawned(HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path)) as process:
+        initialize(process)
+        send(process, "tools/list", id_=2)
+        assert len(receive(process)["result"]["tools"]) == 4
+        send(process, "tools/call", id_=3, name="check_credits", arguments={})
+        result = receive(process)["result"]
+        assert result["isError"]
+        assert result["content"][0]["text"].startswith("no_key: OPENROUTER_API_KEY is not set")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_malformed_key_is_complained_of_at_start_and_the_server_still_serves() -> None:
+    with spawned(OPENROUTER_API_KEY=f"{CANARY[:-1]}\n{CANARY}") as process:
+        assert process.stderr is not None
+        complaint = process.stderr.readline().decode()
+        assert complaint.startswith("openrouter-mcp: OPENROUTER_API_KEY holds a space, a line break")
+        assert f"it has {2 * len(CANARY)} characters and ends in '{CANARY[-4:]}'" in complaint
+        initialize(process)
+        send(process, "tools/call", id_=3, name="check_credits", arguments={})
+        assert receive(process)["result"]["content"][0]["text"].startswith("bad_key: OPENROUTER_API_KEY holds")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPENROUTER_BASE_URL", "https://openrouter.ai.evil.example/api/v1"),
+        ("OPENROUTER_MCP_APP_URL", "https://ü.example"),
+    ],
+)
+def test_any_other_wrong_setting_is_one_line_and_status_2(name: str, value: str) -> None:
+    with spawned(**{name: value}) as process:
+        output, complaint = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert output == b""
+    assert complaint.decode().startswith(f"openrouter-mcp: {name}")
+    assert complaint.count(b"\n") == 1
+
+
+# --- ending ---------------------------------------------------------------------------------------------------------
+
+
+def call_in_flight(process: subprocess.Popen[bytes], upstream: Upstream, count: int) -> None:
+    """Start `count` calls that the upstream never finishes."""
+    upstream.sandbox.fail(Fault(then="stall", after_tokens=2), times=None)
+    initialize(process)
+    for number in range(count):
+        send(process, "tools/call", id_=10 + number, name="ask_model", arguments={"prompt": f"{number}"})
+    wait_until(lambda: upstream.sandbox.open_streams == count)
+
+
+def test_the_end_of_stdin_ends_it_and_closes_its_connections() -> None:
+    with Upstream() as upstream, spawned(**upstream.settings) as process:
+        call_in_flight(process, upstream, 5)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(1) == 0
+        wait_until(lambda: upstream.sandbox.open_streams == 0)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_stdin_open_and_closes_its_connections(number: signal.Signals) -> None:
+    with Upstream() as upstream, spawned(**upstream.settings) as process:
+        call_in_flight(process, upstream, 5)
+        process.send_signal(number)
+        assert process.wait(2.5) == 128 + number
+        wait_until(lambda: upstream.sandbox.open_streams == 0)
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+WITHOUT_SIGNALS = """
+import anyio, sys
+def refuse(*_):
+    raise NotImplementedError
+anyio.open_signal_receiver = refuse
+from openrouter_mcp.cli import main
+sys.exit(main(["--sandbox"]))
+"""
+
+
+def test_where_the_loop_takes_no_signal_handlers_it_serves_without_them() -> None:
+    """As on Windows."""
+    with spawned(command=[sys.executable, "-c", WITHOUT_SIGNALS]) as process:
+        assert initialize(process)["result"]["serverInfo"]["name"] == "openrouter-mcp"
+        send(process, "tools/list", id_=2)
+        assert len(receive(process)["result"]["tools"]) == 4
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(1) == 0
