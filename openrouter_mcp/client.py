@@ -6,7 +6,7 @@ Every failure leaves here as one of our errors, tagged with what is known to hav
 import ssl
 import zlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 import anyio
@@ -21,8 +21,9 @@ from openrouter_mcp.text import one_line
 _JSON_BYTES = 32 * 1024 * 1024  # the catalogue is about 1 MB
 _ERROR_BYTES = 256 * 1024
 _PIECE_BYTES = 64 * 1024  # a compressed piece is unpacked in steps of this size, so that it cannot fill the memory
+_LAST_BYTES_S = 0.5
 _GZIP = 16 + zlib.MAX_WBITS
-_CONNECTIONS = httpx2.Limits(max_connections=256, max_keepalive_connections=20)
+_CONNECTIONS = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ class OpenRouter:
             async with aclosing(self._lines(response)) as lines:
                 async for line in lines:
                     if line == b"data: [DONE]":
+                        await _to_the_end(lines)
                         return
                     if line.startswith(b"data:"):
                         yield wire.read_event(wire.read_json(line[5:]))
@@ -214,6 +216,14 @@ class _Patience:
             "The model sent nothing but keep-alive comments, or took too long; the connection was closed.",
             outcome=Outcome.BROKE,
         )
+
+
+async def _to_the_end(lines: AsyncGenerator[bytes]) -> None:
+    """Read what follows the last event: a connection whose reply was read to its end is kept for the next call. The
+    answer is whole already, so neither a slow end nor a broken one matters."""
+    with anyio.move_on_after(_LAST_BYTES_S), suppress(OpenRouterMCPError, httpx2.TransportError):
+        async for _ in lines:
+            pass
 
 
 async def _pieces(response: httpx2.Response, patience: _Patience) -> AsyncGenerator[bytes]:

@@ -93,6 +93,11 @@ class Upstream:
         port = self._server.servers[0].sockets[0].getsockname()[1]
         return {"OPENROUTER_API_KEY": CANARY, "OPENROUTER_BASE_URL": f"http://127.0.0.1:{port}/api/v1"}
 
+    @property
+    def connections(self) -> int:
+        """How many are open now."""
+        return len(self._server.server_state.connections)
+
 
 def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for what another process or thread brings about, ten seconds at most."""

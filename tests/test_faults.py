@@ -3,18 +3,21 @@
 import gc
 import ssl
 import tracemalloc
+from collections.abc import AsyncGenerator
 from functools import partial
 
 import anyio
 import httpx2
 import pytest
 from mcp import Client
+from processes import Upstream
 from support import ERAS, SETTINGS, ask, connected, until
 
 from openrouter_mcp.app import open_app
 from openrouter_mcp.client import Timeouts
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
+from openrouter_mcp.settings import load
 
 MODEL = "acme/tiny:free"
 HASTY = Timeouts(line=0.3, first_token=0.5, between_tokens=0.5)
@@ -236,3 +239,31 @@ async def test_a_cancelled_call_closes_its_upstream_connection(sandbox: Sandbox,
         group.cancel_scope.cancel()
     assert sandbox.open_streams == 0
     assert sandbox.chats[0].closed_early
+
+
+DONE = b'data: {"choices":[{"delta":{"content":"Whole."},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
+
+
+async def test_what_breaks_after_the_last_event_does_not_matter() -> None:
+    class BreaksAtTheEnd(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncGenerator[bytes]:
+            yield DONE
+            raise httpx2.ReadError("reset")
+
+    def answer(_: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, stream=BreaksAtTheEnd())
+
+    async with open_app(SETTINGS, transport=httpx2.MockTransport(answer)) as app, Client(build(app)) as client:
+        text, record, _ = await ask(client, prompt="Hi")
+    assert text.startswith("Whole.\n")
+    assert record["status"] == "complete"
+
+
+async def test_calls_one_after_the_other_share_one_connection() -> None:
+    with Upstream() as upstream:
+        settings = load(upstream.settings)
+        async with open_app(settings) as app, Client(build(app)) as client:
+            for _ in range(3):
+                _, _, is_error = await ask(client, prompt="Hi", model=MODEL)
+                assert not is_error
+            assert upstream.connections == 1

@@ -15,7 +15,7 @@ from openrouter_mcp.settings import Settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failure, 2 for a wrong setting or argument."""
+    """Run the command line; returns the exit status: 0, 1 when a session failed, 2 for a wrong setting or argument."""
     options = _parser().parse_args(arguments)
     try:
         chosen = settings.load()
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _command(options, chosen)
     except OpenRouterMCPError as error:
         print(f"openrouter-mcp: {error.text}", file=sys.stderr)
-        return 2
+        return 1 if options.command == "try" else 2
     except KeyboardInterrupt:
         return 130
 

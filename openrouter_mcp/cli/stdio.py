@@ -3,11 +3,10 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterable
 from typing import Any
 
 import anyio
-from anyio.abc import ObjectSendStream
+from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server.stdio import stdio_server
 from mcp_types import JSONRPCRequest
 
@@ -52,14 +51,17 @@ async def _until_signal(server: OpenRouterServer, incoming: Any, outgoing: Any) 
 
 
 async def relay(
-    server: OpenRouterServer, incoming: AsyncIterable[Any], outgoing: ObjectSendStream[Any], send: ObjectSendStream[Any]
+    server: OpenRouterServer,
+    incoming: ObjectReceiveStream[Any],
+    outgoing: ObjectSendStream[Any],
+    send: ObjectSendStream[Any],
 ) -> None:
     """Pass messages on to the server, but answer leading `server/discover` requests apart.
 
     The SDK lets the first request decide a connection's era and refuses an `initialize` after a discover, which is
     what some released clients send. (The messages are the SDK's SessionMessage, or an exception for a broken line.)
     """
-    async with send:
+    async with incoming, send:
         leading = True
         async for message in incoming:
             leading = leading and _is_discover(message)

@@ -86,13 +86,12 @@ def model(
 ) -> Row:
     """One entry of `/models`. Prices in USD per token, limits in tokens; `more` replaces whole top-level keys."""
     slug = f"{ident.lstrip('~').split(':')[0]}-04-28"
-    author, _, short = ident.partition("/")
     indices = dict(zip(("intelligence_index", "coding_index", "agentic_index"), scores or (), strict=False))
     row: Row = {
         "id": ident,
         "canonical_slug": slug,
         "hugging_face_id": None,
-        "name": f"{author.lstrip('~').title()}: {short.replace('-', ' ').replace(':free', ' (free)').title()}",
+        "name": ident.lstrip("~").replace("/", ": ").replace("-", " ").replace(":free", " (free)").title(),
         "created": 1_745_800_000,
         "description": says,
         "context_length": context,

@@ -12,7 +12,7 @@ from openrouter_mcp.tools.arguments import CurrentApp
 async def list_free_models(
     app: CurrentApp,
     search: Annotated[str, Field(description="Keep ids and names containing this.")] = "",
-    limit: Annotated[int, Field(ge=1, le=50)] = 15,
+    limit: Annotated[int, Field(ge=1, le=50, description="Most rows to show.")] = 15,
 ) -> Reply:
     """List the models that cost nothing right now, best first.
 

@@ -1,0 +1,128 @@
+"""What is measured: each function runs ours and the bare server strictly in turn, after one warm-up of each."""
+
+import json
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import bpe_openai
+import child
+from child import Child
+
+_HERE = Path(__file__).parent
+_OURS = ("-m", "openrouter_mcp")
+_BARE = (str(_HERE / "bare.py"),)
+_MODEL = "acme/tiny:free"
+_SLOWEST = "globex/large:free"
+_OTHERS = ("initech/coder:free", "cyberdyne/json:free", "tyrell/polyglot:free", "soylent/chat:free")
+_PROMPT = "Why is the sky blue?"
+DELAY_MS = 20.0
+SLOWEST_MS = 200.0
+AT_ONCE = 64
+
+
+@dataclass
+class Row:
+    """The runs of one measurement in `unit`. `most` is the aim: for the ratio of medians, or without a bare server
+    for our median itself."""
+
+    name: str
+    unit: str
+    ours: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    most: float | None = None
+
+
+def startup(runs: int) -> list[Row]:
+    """Times from the spawn (ms), and the memory (MiB) then."""
+    rows = [
+        Row("spawn to `initialize` answer", "ms", most=1.1),
+        Row("spawn to `tools/list` answer", "ms", most=1.1),
+        Row("resident memory after `tools/list`", "MiB", most=1.1),
+    ]
+    for run in range(runs + 1):
+        ours, bare = _spawn(_OURS), _spawn((*_BARE, "--trivial"))
+        for row, our, its in zip(rows, ours, bare, strict=True):
+            if run and our is not None and its is not None:
+                row.ours.append(our)
+                row.bare.append(its)
+    return rows
+
+
+def _spawn(arguments: tuple[str, ...]) -> tuple[float, float, float | None]:
+    """One start: ms to `initialize`, ms to `tools/list`, MiB."""
+    begin = time.perf_counter()
+    with child.started(arguments) as server:
+        child.initialize(server)
+        initialized = time.perf_counter()
+        child.send(server, "tools/list")
+        child.answer(server)
+        listed = time.perf_counter()
+        return (initialized - begin) * 1000, (listed - begin) * 1000, child.resident_mib(server)
+
+
+def calls(one_by_one: int, bursts: int, comparisons: int) -> list[Row]:
+    """Times of calls (ms) over the sandbox on loopback; the arguments are counts of runs."""
+    row, burst, compared = (
+        Row(f"call, less the {DELAY_MS:g} ms upstream takes", "ms"),
+        Row(f"{AT_ONCE} calls at once", "ms"),
+        Row(f"`compare_models` of 5, slowest {SLOWEST_MS:g} ms, against it alone", "ms", most=1.1),
+    )
+    ask = {"prompt": _PROMPT, "model": _MODEL}
+    with _over_loopback() as (ours, bare):
+        _in_turn(row, one_by_one, lambda: _call(ours, "ask_model", ask), lambda: _call(bare, "ask", ask))
+        row.ours = [ms - DELAY_MS for ms in row.ours]
+        row.bare = [ms - DELAY_MS for ms in row.bare]
+        _in_turn(
+            burst, bursts, lambda: _call(ours, "ask_model", ask, AT_ONCE), lambda: _call(bare, "ask", ask, AT_ONCE)
+        )
+        compare = {"prompt": _PROMPT, "models": [_SLOWEST, *_OTHERS]}
+        alone = {"prompt": _PROMPT, "model": _SLOWEST}
+        _in_turn(
+            compared, comparisons, lambda: _call(ours, "compare_models", compare), lambda: _call(bare, "ask", alone)
+        )
+    return [row, burst, compared]
+
+
+@contextmanager
+def _over_loopback() -> Generator[tuple[Child, Child]]:
+    """Our server and the bare one, initialized, over one upstream."""
+    with child.started((str(_HERE / "upstream.py"), str(DELAY_MS), f"{_SLOWEST}={SLOWEST_MS}")) as upstream:
+        base_url = f"http://127.0.0.1:{int(child.read_line(upstream))}/api/v1"
+        with child.started(_OURS, base_url) as ours, child.started(_BARE, base_url) as bare:
+            child.initialize(ours)
+            child.initialize(bare)
+            yield ours, bare
+
+
+def _in_turn(row: Row, runs: int, ours: Callable[[], float], bare: Callable[[], float]) -> None:
+    ours(), bare()
+    for _ in range(runs):
+        row.ours.append(ours())
+        row.bare.append(bare())
+
+
+def _call(server: Child, tool: str, arguments: Mapping[str, object], times: int = 1) -> float:
+    """Milliseconds until all of `times` calls, sent at once, are answered."""
+    begin = time.perf_counter()
+    for _ in range(times):
+        child.send(server, "tools/call", {"name": tool, "arguments": arguments})
+    for _ in range(times):
+        child.answer(server)
+    return (time.perf_counter() - begin) * 1000
+
+
+def listing() -> list[Row]:
+    """The size of our `tools/list`: bytes and o200k tokens of the compact JSON of its `tools`."""
+    with child.started(_OURS) as server:
+        child.initialize(server)
+        child.send(server, "tools/list")
+        tools = child.answer(server)["tools"]
+    text = json.dumps(tools, separators=(",", ":"), ensure_ascii=False)
+    tokens = bpe_openai.get_encoding("o200k_base").encode_ordinary(text)
+    return [
+        Row("`tools/list`, compact JSON", "bytes", [len(text.encode())]),
+        Row("`tools/list`, compact JSON", "o200k tokens", [len(tokens)], most=1000),
+    ]

@@ -1,0 +1,42 @@
+# ruff: noqa: T201 - the port is this program's one answer
+"""Serves the sandbox on a free loopback port, with delays and without limits; prints the port; ends when stdin does.
+
+`python upstream.py MS [MODEL=MS ...]`: milliseconds before the first token, for all models and for single ones.
+"""
+
+import socket
+import sys
+from threading import Thread
+
+import uvicorn
+
+from openrouter_mcp.sandbox import Sandbox
+
+_PLENTY = 1_000_000
+
+
+def main() -> None:
+    """Serve until stdin ends: it does so too when the one who started this is gone."""
+    sandbox = Sandbox()
+    sandbox.account.per_minute = sandbox.account.per_day = _PLENTY
+    sandbox.delay_s = float(sys.argv[1]) / 1000
+    for argument in sys.argv[2:]:
+        model, _, delay_ms = argument.rpartition("=")
+        sandbox.delays[model] = float(delay_ms) / 1000
+    # asyncio sets TCP_NODELAY only on sockets that name their protocol; on others a kept connection waits 40 ms.
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(256)
+        server = uvicorn.Server(uvicorn.Config(sandbox.app, lifespan="off", log_level="warning", access_log=False))
+        Thread(target=_stop_at_end_of_stdin, args=(server,), daemon=True).start()
+        print(listener.getsockname()[1], flush=True)
+        server.run(sockets=[listener])
+
+
+def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:
+    sys.stdin.buffer.read()
+    server.should_exit = True
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The house itself: which way imports run, who may do what, and how large a room may be. Walks the source."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "openrouter_mcp"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Low to high: a module may import what stands on its own line or below it.
+LAYERS = (
+    {"__init__", "text"},
+    {"errors"},
+    {"wire", "failures", "options", "settings"},
+    {"choice", "retry", "pricing"},
+    {"catalog", "ledger"},
+    {"guard"},
+    {"client"},
+    {"answers", "attachments"},
+    {"compare", "batch"},
+    {"app", "render"},
+    {"tools"},
+    {"server"},
+    {"asgi"},
+    {"cli", "__main__"},
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+# Who may import a library; `tools` only for the annotations of arguments.
+MAY_IMPORT = {
+    "mcp": {"server", "asgi", "cli", "tools.arguments"},
+    "mcp_types": {"server", "asgi", "cli"},
+    "httpx2": {"client", "app", "sandbox.transport"},
+    "starlette": {"asgi", "cli"},
+    "uvicorn": {"cli"},
+}
+# Who may catch our errors: to try again, to make a row, to keep an older copy, or for the reader at the end.
+MAY_CATCH = {
+    "answers",
+    "compare",
+    "batch",
+    "server",
+    "cli",
+    "catalog",  # says what could not be read: the prices
+    "client",  # a balance that is not shown is unknown, not a failure
+}
+OUR_ERRORS = {
+    node.name
+    for node in ast.walk(ast.parse((PACKAGE / "errors.py").read_text()))
+    if isinstance(node, ast.ClassDef) and node.name != "Outcome"
+}
+
+
+def name_of(path: Path) -> str:
+    """`cli.stdio` for openrouter_mcp/cli/stdio.py, `cli` for its __init__."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+TREES = {name_of(path): ast.parse(path.read_text()) for path in MODULES}
+OURS = [name for name in TREES if room_of(name) != "sandbox"]
+SANDBOX = [name for name in TREES if room_of(name) == "sandbox"]
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The dotted names a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(tree: ast.AST) -> set[str]:
+    """The rooms of this package that a module imports."""
+    names = {name.split(".")[1] for name in imported(tree) if name.startswith("openrouter_mcp.")}
+    return {name for name in names if name in RANK or name == "sandbox"}
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_imports_run_one_way_only(module: str) -> None:
+    room = room_of(module)
+    assert room in RANK, f"{room} has no place in the house"
+    for imported_room in own(TREES[module]) - {room}:
+        if imported_room == "sandbox":
+            assert room == "cli", "only the command line puts the sandbox under the product"
+        else:
+            assert RANK[imported_room] <= RANK[room], f"{module} may not import {imported_room}"
+
+
+@pytest.mark.parametrize("module", SANDBOX)
+def test_the_sandbox_imports_nothing_of_the_product(module: str) -> None:
+    assert own(TREES[module]) <= {"sandbox"}
+
+
+@pytest.mark.parametrize("module", list(TREES))
+def test_each_library_is_imported_only_where_it_may_be(module: str) -> None:
+    for library in {name.partition(".")[0] for name in imported(TREES[module])} & set(MAY_IMPORT):
+        assert {module, room_of(module)} & MAY_IMPORT[library], f"{module} imports {library}"
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_privileges_stay_in_their_rooms(module: str) -> None:
+    room = room_of(module)
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called != "Permit" or room == "guard", "only the guard makes a Permit"
+            assert called not in {"print", "sys.stdout.write"} or room == "cli", f"{module} prints"
+            clocks = {"time.time", "time.monotonic", "datetime.now", "time.perf_counter"}
+            assert called not in clocks, f"{module} reads the clock; take it as an argument with a default"
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}:
+            assert room == "settings", f"{module} reads the environment"
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_our_errors_are_caught_only_where_they_are_answered(module: str) -> None:
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.ExceptHandler):
+            caught = {part.id for part in ast.walk(node.type) if isinstance(part, ast.Name)} if node.type else {"all"}
+            assert not caught & {"all", "Exception", "BaseException"}, f"{module} catches whatever comes"
+            assert not caught & OUR_ERRORS or room_of(module) in MAY_CATCH, f"{module} catches {caught}"
+
+
+@pytest.mark.parametrize("module", list(TREES))
+def test_rooms_and_functions_stay_small(module: str) -> None:
+    path = next(path for path in MODULES if name_of(path) == module)
+    assert len(path.read_text().splitlines()) <= 300
+    for node in ast.walk(TREES[module]):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 40, f"{module}.{node.name}"
+
+
+def test_the_whole_stays_within_its_budget() -> None:
+    counted = [path for path in MODULES if room_of(name_of(path)) not in {"sandbox", "cli"}]
+    assert sum(len(path.read_text().splitlines()) for path in counted) < 5000
+
+
+@pytest.mark.parametrize("module", OURS)
+def test_every_module_says_what_it_is_for(module: str) -> None:
+    assert ast.get_docstring(TREES[module])
