@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from openrouter_mcp.pricing import is_free
+from openrouter_mcp.text import number
 from openrouter_mcp.wire import Model
 
 
@@ -29,8 +30,4 @@ def _converses(model: Model) -> bool:
 
 def _intelligence(model: Model) -> float:
     analysis = (model.benchmarks or {}).get("artificial_analysis")
-    index = analysis.get("intelligence_index") if isinstance(analysis, Mapping) else None
-    try:
-        return float(index)  # type: ignore[arg-type]  # whatever it is, TypeError says so
-    except (TypeError, ValueError):
-        return 0.0
+    return number(analysis.get("intelligence_index") if isinstance(analysis, Mapping) else None) or 0.0

@@ -4,7 +4,6 @@ The statuses, `limit_source` and `availability`: https://openrouter.ai/docs/api-
 read, as one bounded line each: `raw` is a provider's text and `user_id` names the account.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -13,12 +12,15 @@ from typing import Any
 
 from openrouter_mcp import errors
 from openrouter_mcp.errors import OpenRouterMCPError, Outcome
-from openrouter_mcp.text import one_line
+from openrouter_mcp.text import number, one_line
 
 _DAY_S = 86_400
 # A free-tier 429 that resets later than this cannot be the minute's.
 _LONGEST_MINUTE_S = 90.0
 _EPOCH_IN_MS = 1e11
+# Where a time may stand, in the reply's headers or in `error.metadata.headers`.
+_MARKS = ("retry-after", "retry-after-ms", "x-ratelimit-reset")
+_MOST_NAMES = 5
 _SPENT = ("budget", "key_limit")
 
 
@@ -29,11 +31,13 @@ def read(
     None when it is no JSON. `status` may be 200: some failures arrive that way, their own status inside."""
     error = _object(_object(payload).get("error"))
     metadata, availability = _object(error.get("metadata")), _object(error.get("availability"))
-    if not error and status >= 500:
+    if not error and (status >= 500 or status == 408):
         return errors.Upstream(f"The reply was an HTTP {status} that is not OpenRouter's.", outcome=Outcome.LOST)
-    code = next((c for c in (error.get("code"), error.get("http_status")) if isinstance(c, int)), status)
-    facts = _Facts(code, error, metadata, availability, hint=_hint(headers, metadata, availability, clock()))
-    failure = _classify(facts, headers)
+    inner = {str(name).lower(): value for name, value in _object(metadata.get("headers")).items()}
+    marks = {name: headers.get(name, inner.get(name)) for name in _MARKS}
+    code = _error_status(error.get("code")) or _error_status(error.get("http_status")) or status
+    facts = _Facts(code, error, metadata, availability, hint=_hint(marks, availability, clock()))
+    failure = _classify(facts, own=marks["x-ratelimit-reset"] is not None)
     failure.retryable = availability.get("retryable") if isinstance(availability.get("retryable"), bool) else None
     if failure.outcome is not Outcome.REFUSED:
         failure.hint_s = facts.hint
@@ -64,14 +68,18 @@ class _Facts:
             metadata.get("error_type") or error.get("error_type"), 60
         )
         raw = one_line(metadata.get("raw"))
-        reasons = metadata.get("reasons")
-        details = [raw, *(one_line(reason, 60) for reason in reasons)] if isinstance(reasons, list) else [raw]
-        said = " ".join(part for part in (self.message, *details) if part)
+        said = " ".join(part for part in (self.message, raw, _names(metadata.get("reasons"))) if part)
         provider = f" (provider {self.provider})" if self.provider else ""
         self.said = f"OpenRouter answered {code}: {said}{provider}".rstrip(": ") + "."
 
 
-def _classify(facts: _Facts, headers: Mapping[str, str]) -> OpenRouterMCPError:
+def _error_status(code: object) -> int | None:
+    """`error.code` is documented as the status, but has been seen as text and as a provider's own number."""
+    return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600 else None
+
+
+def _classify(facts: _Facts, *, own: bool) -> OpenRouterMCPError:
+    """`own`: the reply carries the mark that only OpenRouter's own limits have."""
     match facts.code:
         case 401:
             return errors.BadKey(facts.said)
@@ -82,7 +90,7 @@ def _classify(facts: _Facts, headers: Mapping[str, str]) -> OpenRouterMCPError:
             spent = any(word in facts.source for word in _SPENT) or "limit exceeded" in facts.message.lower()
             return errors.NoCredit(facts.said) if spent else errors.Blocked(facts.said)
         case 429:
-            return _limit(facts, headers)
+            return _limit(facts, own=own)
         case 413:
             return errors.TooLarge(facts.said)
         case code if 400 <= code < 500 and code != 408:
@@ -105,13 +113,12 @@ def _refusal(facts: _Facts) -> OpenRouterMCPError:
     if facts.kind in ("content_policy_violation", "refusal"):
         return errors.Blocked(facts.said)
     if facts.code == 404:
-        excluded = facts.availability.get("excluded_by")
-        names = ", ".join(one_line(name, 40) for name in excluded) if isinstance(excluded, list) else ""
-        return errors.NoProvider(facts.said + (f" Excluded by: {names}." if names else ""))
+        excluded = _names(facts.availability.get("excluded_by"))
+        return errors.NoProvider(facts.said + (f" Excluded by: {excluded}." if excluded else ""))
     return errors.InvalidRequest(facts.said)
 
 
-def _limit(facts: _Facts, headers: Mapping[str, str]) -> OpenRouterMCPError:
+def _limit(facts: _Facts, *, own: bool) -> OpenRouterMCPError:
     """A 429 is the minute's limit, the day's, or a provider's; only the last is about the model."""
     if "free-models-per-day" in facts.message:
         return errors.DailyQuota(facts.said)
@@ -119,26 +126,22 @@ def _limit(facts: _Facts, headers: Mapping[str, str]) -> OpenRouterMCPError:
         return errors.MinuteQuota(facts.said)
     if facts.provider or "upstream" in facts.source or facts.kind == "capacity_exhausted":
         return errors.ModelBusy(facts.said)
-    if "x-ratelimit-reset" in headers and facts.hint is not None:  # OpenRouter's own 429 alone carries it
+    if own and facts.hint is not None:
         return (errors.MinuteQuota if facts.hint <= _LONGEST_MINUTE_S else errors.DailyQuota)(facts.said)
     return errors.ModelBusy(facts.said)
 
 
-def _hint(
-    headers: Mapping[str, str], metadata: dict[str, Any], availability: dict[str, Any], now: float
-) -> float | None:
+def _hint(marks: Mapping[str, object], availability: dict[str, Any], now: float) -> float | None:
     """Seconds to wait, in whichever spelling OpenRouter chose; the unreadable, negative and infinite say nothing."""
-    inner = {str(name).lower(): value for name, value in _object(metadata.get("headers")).items()}
-    reset = _number(headers.get("x-ratelimit-reset") or inner.get("x-ratelimit-reset"))
-    after = headers.get("retry-after") or inner.get("retry-after")
-    seconds = (
-        _number(availability.get("retry_after")),
-        _scaled(_number(headers.get("retry-after-ms")), 1000),
-        _number(after),
+    after, reset = marks["retry-after"], number(marks["x-ratelimit-reset"])
+    spellings = (
+        number(availability.get("retry_after")),
+        _scaled(number(marks["retry-after-ms"]), 1000),
+        number(after),
         _until(after, now),
         max(0.0, (reset / 1000 if reset > _EPOCH_IN_MS else reset) - now) if reset else None,
     )
-    return next((wait for wait in seconds if wait is not None), None)
+    return next((wait for wait in spellings if wait is not None), None)
 
 
 def _scaled(value: float | None, unit: float) -> float | None:
@@ -157,13 +160,8 @@ def _until(date: object, now: float) -> float | None:
     return max(0.0, (moment - datetime.fromtimestamp(now, UTC)).total_seconds())
 
 
-def _number(value: object) -> float | None:
-    """A finite number that is not negative, from JSON or from a header's text."""
-    try:
-        number = float(value)  # type: ignore[arg-type]  # whatever it is, TypeError says so
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) and number >= 0 and not isinstance(value, bool) else None
+def _names(values: object) -> str:
+    return ", ".join(one_line(name, 60) for name in values[:_MOST_NAMES]) if isinstance(values, list) else ""
 
 
 def _first(values: object) -> str:

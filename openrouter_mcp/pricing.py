@@ -23,7 +23,7 @@ def price(value: object) -> Decimal | None:
 def is_free(model: Model) -> bool:
     """Whether nothing about `model` can cost money: it carries the one suffix `:free`, and every price it lists is
     exactly zero, those of its overrides and those of a kind we do not know included."""
-    return model.id.endswith(FREE_SUFFIX) and costs_nothing(model.pricing)
+    return model.id.endswith(FREE_SUFFIX) and model.id.count(":") == 1 and costs_nothing(model.pricing)
 
 
 def costs_nothing(pricing: Mapping[str, object]) -> bool:
@@ -33,7 +33,7 @@ def costs_nothing(pricing: Mapping[str, object]) -> bool:
         all(key in pricing for key in _REQUIRED)
         and _all_zero(pricing)
         and isinstance(overrides, list)
-        and all(isinstance(entry, Mapping) and _all_zero(entry) for entry in overrides)
+        and all(isinstance(entry, Mapping) and "overrides" not in entry and _all_zero(entry) for entry in overrides)
     )
 
 

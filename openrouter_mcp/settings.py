@@ -71,7 +71,7 @@ def _key(environ: Mapping[str, str]) -> tuple[SecretStr | None, str]:
 def _base_url(environ: Mapping[str, str]) -> str:
     text = environ.get("OPENROUTER_BASE_URL", "").strip() or BASE_URL
     match = _URL.fullmatch(text)
-    if not match:
+    if not match or (match[3] and not 1 <= int(match[3][1:]) <= 65535):
         raise BadSetting(f"OPENROUTER_BASE_URL is not a plain http(s) address with a path; the default is {BASE_URL}.")
     scheme, host, port, _ = match.groups()
     if scheme == "http":

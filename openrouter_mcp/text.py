@@ -1,5 +1,6 @@
 """Text from outside, made safe to show: no invisible characters, no terminal escapes, nothing without an encoding."""
 
+import math
 import unicodedata
 
 # Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
@@ -21,6 +22,17 @@ def one_line(text: object, limit: int = 300) -> str:
         return ""
     line = " ".join(clean(text[: 4 * limit]).split())
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def number(value: object) -> float | None:
+    """A finite number that is not negative, out of somebody else's JSON or header; None for everything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        amount = float(value)  # type: ignore[arg-type]  # whatever it is, TypeError says so
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return amount if math.isfinite(amount) and amount >= 0 else None
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,6 @@ The shapes: https://openrouter.ai/docs/api-reference/streaming and .../overview.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from openrouter_mcp import failures
 from openrouter_mcp.errors import BadReply, OpenRouterMCPError, TooLarge
 
+_LEAST_USD, _MOST_USD = Decimal("1e-18"), Decimal("1e9")  # beyond these a cost is a mistake
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 
@@ -86,14 +86,14 @@ class Lines:
         Raises:
             TooLarge: when one line grows over the limit.
         """
-        if b"\n" not in data:
-            self._rest += data
-            if len(self._rest) > self._limit:
-                raise TooLarge(f"OpenRouter sent a line of over {self._limit} bytes; the connection was closed.")
-            return []
         *lines, rest = data.split(b"\n")
-        lines[0] = bytes(self._rest) + lines[0]
-        self._rest = bytearray(rest)
+        if not lines:
+            self._rest += rest  # in place: a line that comes in many pieces is not copied for each
+        else:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest = bytearray(rest)
+        if any(len(line) > self._limit for line in (*lines, self._rest)):
+            raise TooLarge(f"OpenRouter sent a line of over {self._limit} bytes; the connection was closed.")
         return [line.rstrip(b"\r") for line in lines]
 
     def end(self) -> bytes:
@@ -108,7 +108,7 @@ def read_json(data: bytes) -> object:
         BadReply: when it is not JSON.
     """
     try:
-        parsed: object = json.loads(data, parse_float=Decimal)
+        parsed: object = json.loads(data, parse_float=_exact)
     except (ValueError, RecursionError) as error:
         raise BadReply("OpenRouter's reply is not JSON.") from error
     return parsed
@@ -164,14 +164,23 @@ def _string(value: object) -> str:
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def _exact(text: str) -> Decimal | None:
+    """A JSON fraction; one too large or small for a Decimal says nothing."""
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        return None
 
 
 def _amount(value: object) -> Decimal | None:
     """A JSON number as exact USD; `true`, `NaN`, `1e999` and text are no amounts."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
-    return Decimal(value) if math.isfinite(value) else None
+    amount = Decimal(value)
+    return amount if amount == 0 or _LEAST_USD <= abs(amount) <= _MOST_USD else None
 
 
 # --- the catalogue and the account ----------------------------------------------------------------------------------

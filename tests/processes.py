@@ -75,7 +75,13 @@ class Upstream:
 
     def __init__(self) -> None:
         self.sandbox = Sandbox()
-        self._server = uvicorn.Server(uvicorn.Config(self.sandbox.app, port=0, log_level="critical", lifespan="off"))
+        self.connections: set[tuple[str, int]] = set()  # every one there was, by the caller's address
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            self.connections.add(scope["client"])
+            await self.sandbox.app(scope, receive, send)
+
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
 
     def __enter__(self) -> "Upstream":
@@ -92,11 +98,6 @@ class Upstream:
         """The environment of a server that is to use it."""
         port = self._server.servers[0].sockets[0].getsockname()[1]
         return {"OPENROUTER_API_KEY": CANARY, "OPENROUTER_BASE_URL": f"http://127.0.0.1:{port}/api/v1"}
-
-    @property
-    def connections(self) -> int:
-        """How many are open now."""
-        return len(self._server.server_state.connections)
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

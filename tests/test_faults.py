@@ -266,4 +266,4 @@ async def test_calls_one_after_the_other_share_one_connection() -> None:
             for _ in range(3):
                 _, _, is_error = await ask(client, prompt="Hi", model=MODEL)
                 assert not is_error
-            assert upstream.connections == 1
+        assert len(upstream.connections) == 1

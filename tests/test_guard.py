@@ -59,6 +59,21 @@ async def test_what_is_not_plainly_free_is_refused_before_anything_is_sent(
     assert text.isprintable()  # what cannot be seen in the id is shown escaped
 
 
+@pytest.mark.parametrize(
+    "model", ["acme/tiny\u200b:free", "acme/tiny/x:free", "../tiny:free", "acme/tiny :free", ":free"]
+)
+async def test_an_id_of_a_strange_form_is_refused_even_where_the_catalogue_lists_it(
+    sandbox: Sandbox, model: str
+) -> None:
+    row = next(row for row in sandbox.catalog if row["id"] == "acme/tiny:free")
+    sandbox.catalog.append(row | {"id": model})
+    async with connected(sandbox) as client:
+        _, record, is_error = await ask(client, prompt="Hi", model=model)
+    assert is_error
+    assert record["code"] == "unknown_model"
+    assert sandbox.chats == []
+
+
 async def test_a_refusal_for_money_names_the_price_and_the_free_twin(sandbox: Sandbox) -> None:
     async with connected(sandbox) as client:
         text, _, _ = await ask(client, prompt="Hi", model="acme/tiny")

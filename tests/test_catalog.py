@@ -1,0 +1,238 @@
+"""One copy of the model list: fresh enough, downloaded once, never spoilt; and ids to the byte."""
+
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from openrouter_mcp.catalog import Catalog, find, similar
+from openrouter_mcp.errors import (
+    BadReply,
+    CannotVerifyPrice,
+    Network,
+    OpenRouterMCPError,
+    Outcome,
+    Timeout,
+    UnknownModel,
+)
+from openrouter_mcp.wire import Model, read_models
+
+FIRST, SECOND = Model(id="acme/tiny:free"), Model(id="globex/large:free")
+
+
+class Source:
+    """OpenRouter's list and the time, both as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.fetched = 0
+        self.models: Callable[[], list[Model]] = lambda: [FIRST]
+        self.catalog = Catalog(self.fetch, clock=lambda: self.now)
+
+    async def fetch(self) -> list[Model]:
+        self.fetched += 1
+        return self.models()
+
+    def fail(self, error: OpenRouterMCPError) -> None:
+        def raising() -> list[Model]:
+            raise error
+
+        self.models = raising
+
+
+@pytest.fixture
+def source() -> Source:
+    return Source()
+
+
+def down() -> OpenRouterMCPError:
+    return Timeout("OpenRouter fell silent.")
+
+
+async def test_nothing_is_known_before_somebody_asks(source: Source) -> None:
+    assert source.catalog.known() == []
+    assert source.fetched == 0
+
+
+async def test_many_callers_share_one_download() -> None:
+    gate, fetched = anyio.Event(), 0
+    seen: list[list[Model]] = []
+
+    async def fetch() -> list[Model]:
+        nonlocal fetched
+        fetched += 1
+        await gate.wait()
+        return [FIRST]
+
+    catalog = Catalog(fetch, clock=lambda: 0.0)
+
+    async def show() -> None:
+        seen.append(await catalog.models())
+
+    async def trust() -> None:
+        seen.append(list((await catalog.trusted()).values()))
+
+    async with anyio.create_task_group() as callers:
+        for caller in (show, trust) * 5:
+            callers.start_soon(caller)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+    assert seen == [[FIRST]] * 10
+    assert fetched == 1
+
+
+async def test_a_caller_who_leaves_does_not_take_the_download_from_the_others() -> None:
+    gate, seen = anyio.Event(), []
+
+    async def fetch() -> list[Model]:
+        await gate.wait()
+        return [FIRST]
+
+    catalog = Catalog(fetch, clock=lambda: 0.0)
+    impatient = anyio.CancelScope()
+
+    async def leave() -> None:
+        with impatient:
+            await catalog.models()
+
+    async def stay() -> None:
+        seen.append(await catalog.models())
+
+    async with anyio.create_task_group() as callers:
+        callers.start_soon(leave)
+        await anyio.wait_all_tasks_blocked()
+        callers.start_soon(stay)
+        await anyio.wait_all_tasks_blocked()
+        impatient.cancel()
+        gate.set()
+    assert seen == [[FIRST]]
+
+
+@pytest.mark.parametrize(
+    ("age", "to_show", "to_trust"),
+    [(0.0, 1, 1), (300.0, 1, 1), (301.0, 1, 2), (600.0, 1, 2), (601.0, 2, 2)],
+    ids=["new", "300 s", "301 s", "600 s", "601 s"],
+)
+async def test_a_copy_serves_ten_minutes_for_showing_and_five_for_money(
+    age: float, to_show: int, to_trust: int
+) -> None:
+    showing, trusting = Source(), Source()
+    for source in (showing, trusting):
+        await source.catalog.models()
+        source.models = lambda: [SECOND]
+        source.now += age
+    shown = await showing.catalog.models()
+    trusted = await trusting.catalog.trusted()
+    assert (showing.fetched, trusting.fetched) == (to_show, to_trust)
+    assert shown == ([FIRST] if to_show == 1 else [SECOND])
+    assert trusted == ({FIRST.id: FIRST} if to_trust == 1 else {SECOND.id: SECOND})
+
+
+async def test_a_list_is_as_old_as_its_request_not_as_its_reply(source: Source) -> None:
+    def slow() -> list[Model]:
+        source.now += 200.0
+        return [FIRST]
+
+    source.models = slow
+    await source.catalog.trusted()
+    source.now += 150.0
+    await source.catalog.trusted()
+    assert source.fetched == 2
+
+
+async def test_while_openrouter_is_down_a_copy_serves_only_as_long_as_it_is_fresh(source: Source) -> None:
+    await source.catalog.models()
+    source.fail(down())
+    source.now += 299.0
+    assert await source.catalog.trusted() == {FIRST.id: FIRST}
+    source.now += 2.0
+    with pytest.raises(CannotVerifyPrice, match="timeout: OpenRouter fell silent"):
+        await source.catalog.trusted()
+    assert await source.catalog.models() == [FIRST]
+    source.now += 300.0
+    with pytest.raises(Timeout):
+        await source.catalog.models()
+    assert source.catalog.known() == [FIRST]
+
+
+async def test_the_list_recovers_with_openrouter(source: Source) -> None:
+    source.fail(down())
+    with pytest.raises(CannotVerifyPrice):
+        await source.catalog.trusted()
+    source.models = lambda: [SECOND]
+    assert await source.catalog.trusted() == {SECOND.id: SECOND}
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NEVER_SENT, Outcome.BAD_TLS])
+async def test_a_connection_that_cannot_be_made_is_called_that(source: Source, outcome: Outcome) -> None:
+    source.fail(Network("The name was not resolved.", outcome=outcome))
+    with pytest.raises(Network) as caught:
+        await source.catalog.trusted()
+    assert caught.value.outcome is outcome
+
+
+async def test_a_connection_that_broke_leaves_the_price_unverified(source: Source) -> None:
+    source.fail(Network("The connection broke."))
+    with pytest.raises(CannotVerifyPrice):
+        await source.catalog.trusted()
+
+
+@pytest.mark.parametrize("reply", [{"data": []}, {"data": [{}]}, {}, None], ids=str)
+async def test_an_empty_list_never_replaces_a_good_one(source: Source, reply: object) -> None:
+    await source.catalog.models()
+    source.models = lambda: read_models(reply)
+    source.now += 601.0
+    with pytest.raises(BadReply):
+        await source.catalog.models()
+    with pytest.raises(CannotVerifyPrice):
+        await source.catalog.trusted()
+    assert source.catalog.known() == [FIRST]
+
+
+# --- ids ------------------------------------------------------------------------------------------------------------
+
+KNOWN = {
+    id_: Model(id=id_)
+    for id_ in ("acme/tiny", "acme/tiny:free", "globex/large", "globex/large:free", "initech/coder:free")
+}
+
+
+def test_an_id_is_found_as_it_is_written() -> None:
+    assert all(find(id_, KNOWN) is KNOWN[id_] for id_ in KNOWN)
+
+
+@pytest.mark.parametrize(
+    "id_",
+    ["", "Acme/tiny:free", "ACME/TINY:FREE", " acme/tiny:free", "acme/tiny:free ", "acme/tiny:free\n",
+     "acme/tiny\u200b:free", "\ufeffacme/tiny:free", "acme/tin\u0443:free", "acme/tiny%3Afree", "acme//tiny:free",
+     "acme\\tiny:free", "\uff41cme/tiny:free", "acme/tiny:free:nitro", "\ud800", "x" * 5000],
+    ids=lambda id_: ascii(id_)[:40],
+)  # fmt: skip
+def test_an_id_that_is_not_the_same_to_the_byte_is_unknown(id_: str) -> None:
+    with pytest.raises(UnknownModel) as caught:
+        find(id_, KNOWN)
+    text = str(caught.value)
+    assert text.startswith("unknown_model: ")
+    assert text.isprintable()
+    assert len(text) < 600
+
+
+@pytest.mark.parametrize(
+    ("meant", "first"),
+    [
+        ("acme/tinny", "acme/tiny:free"),
+        ("acme/tiny:fre", "acme/tiny:free"),
+        ("ACME/TINY", "acme/tiny:free"),
+        (" globex/large ", "globex/large:free"),
+        ("initech/codr:free", "initech/coder:free"),
+    ],
+)
+def test_the_nearest_free_id_is_suggested_first(meant: str, first: str) -> None:
+    assert similar(meant, KNOWN)[0] == first
+    with pytest.raises(UnknownModel, match=rf"Did you mean {first}"):
+        find(meant, KNOWN)
+
+
+def test_nothing_is_suggested_where_nothing_is_near() -> None:
+    assert similar("zzzzzzzz", KNOWN) == []
+    assert "Did you mean" not in str(UnknownModel("zzzzzzzz", similar("zzzzzzzz", KNOWN)))
