@@ -89,14 +89,16 @@ class Answers:
                 return replace(answer, seconds=self._clock() - started, attempts=attempts)
             except OpenRouterMCPError as failure:
                 tries = tries.after(failure, LONGEST_CALL_S - (self._clock() - started))
+                others = self._others(tried, 3)
+                tries = replace(tries, may_switch=tries.may_switch and bool(others))
                 decision = retry.decide(failure, tries, self._jitter())
                 if not decision.again:
                     failure.model, failure.attempts = model, attempts
                     if isinstance(failure, _ABOUT_THE_MODEL):
-                        failure.alternatives = self._others(tried, 3)
+                        failure.alternatives = others
                     raise
             await self._sleep(decision.wait_s)
-            if decision.another and (others := self._others(tried, 1)):
+            if decision.another:
                 model = others[0]
                 tried.add(model)
                 tries = replace(tries, on_model=0)

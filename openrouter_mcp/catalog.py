@@ -24,6 +24,8 @@ class Catalog:
         self._models: dict[str, Model] = {}
         self._read_at = float("-inf")
         self._one_download = anyio.Lock()
+        self._downloads = 0
+        self._failure: OpenRouterMCPError | None = None
 
     async def models(self, max_age: float = FRESH_TO_SHOW_S) -> list[Model]:
         """Every model, from a copy at most `max_age` seconds old.
@@ -32,12 +34,23 @@ class Catalog:
             OpenRouterMCPError: as `fetch` does, when there is no such copy and none can be had.
         """
         if self._is_older_than(max_age):
+            before = self._downloads
             async with self._one_download:
-                if self._is_older_than(max_age):
-                    read_at = self._clock()
-                    self._models = {model.id: model for model in await self._fetch()}
-                    self._read_at = read_at
+                if self._downloads == before:
+                    await self._download()
+                elif self._failure:  # of the download this caller waited for: asking again would only take as long
+                    raise self._failure.twin()
         return self.known()
+
+    async def _download(self) -> None:
+        asked_at = self._clock()
+        try:
+            models = await self._fetch()
+        except OpenRouterMCPError as failure:
+            self._downloads, self._failure = self._downloads + 1, failure
+            raise failure.twin() from failure
+        self._downloads, self._failure = self._downloads + 1, None
+        self._models, self._read_at = {model.id: model for model in models}, asked_at
 
     async def trusted(self) -> dict[str, Model]:
         """The models by id, fresh enough to decide about money.

@@ -6,7 +6,7 @@ an agent to weaken its user's policy, and nothing here ever holds the API key.
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from openrouter_mcp.text import duration
 
@@ -62,6 +62,12 @@ class OpenRouterMCPError(Exception):
         if self.alternatives:
             parts.append(f"Free alternatives: {', '.join(self.alternatives)}.")
         return " ".join(part for part in parts if part)
+
+    def twin(self) -> Self:
+        """The same failure for another caller, who notes facts of its own on it."""
+        twin = type(self).__new__(type(self), *self.args)
+        twin.__dict__.update(self.__dict__)
+        return twin
 
 
 class BadSetting(OpenRouterMCPError):

@@ -70,16 +70,19 @@ class _Facts:
         raw = one_line(metadata.get("raw"))
         said = " ".join(part for part in (self.message, raw, _names(metadata.get("reasons"))) if part)
         provider = f" (provider {self.provider})" if self.provider else ""
-        self.said = f"OpenRouter answered {code}: {said}{provider}".rstrip(": ") + "."
+        self.said = f"OpenRouter answered {code}: {said.rstrip('.')}{provider}".rstrip(": ") + "."
 
 
 def _error_status(code: object) -> int | None:
     """`error.code` is documented as the status, but has been seen as text and as a provider's own number."""
-    return code if isinstance(code, int) and not isinstance(code, bool) and 400 <= code < 600 else None
+    return code if isinstance(code, int) and 400 <= code < 600 else None
 
 
 def _classify(facts: _Facts, *, own: bool) -> OpenRouterMCPError:
     """`own`: the reply carries the mark that only OpenRouter's own limits have."""
+    if facts.kind == "privacy_restricted" or "data policy" in facts.message.lower():
+        # Not OpenRouter's own words: they end in a link to loosen the policy.
+        return errors.Privacy("The account's data policy leaves this model without a provider.")
     match facts.code:
         case 401:
             return errors.BadKey(facts.said)
@@ -101,15 +104,12 @@ def _classify(facts: _Facts, *, own: bool) -> OpenRouterMCPError:
 
 def _refusal(facts: _Facts) -> OpenRouterMCPError:
     """400, 404, 412, 422 and what else the caller sent wrongly or the account cannot reach."""
-    if facts.kind == "model_not_found":
-        return errors.UnknownModel(_first(facts.availability.get("requested_models")) or "of that id")
+    if facts.kind == "model_not_found" and (model := _first(facts.availability.get("requested_models"))):
+        return errors.UnknownModel(model)
     if facts.kind == "free_variant_ended":
         paid = _first(facts.availability.get("fallback_models"))
         twin = f" The variant OpenRouter names instead, {paid}, costs money and was not asked." if paid else ""
         return errors.FreeEnded(facts.said + twin)
-    if facts.kind == "privacy_restricted" or "data policy" in facts.message.lower():
-        # Not OpenRouter's own words: they end in a link to loosen the policy.
-        return errors.Privacy("The account's data policy leaves this model without a provider.")
     if facts.kind in ("content_policy_violation", "refusal"):
         return errors.Blocked(facts.said)
     if facts.code == 404:

@@ -9,11 +9,16 @@ _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
 
 def clean(text: str) -> str:
-    """`text` without control, format, surrogate, private and unassigned characters, line ends as `\\n`."""
+    """`text` without what cannot be seen or encoded, line ends as `\\n`."""
     if text.isascii() and text.isprintable():  # the common piece of a stream, without a walk
         return text
     text = text.replace("\r\n", "\n")
-    return "".join(char for char in text if char in _KEPT or unicodedata.category(char) not in _UNSEEN)
+    return "".join(char for char in text if char in _KEPT or not _is_unseen(char))
+
+
+def _is_unseen(char: str) -> bool:
+    """Control, format and the like; and the variation selectors that no script needs but that can spell a message."""
+    return unicodedata.category(char) in _UNSEEN or "\U000e0100" <= char <= "\U000e01ef"
 
 
 def one_line(text: object, limit: int = 300) -> str:

@@ -15,6 +15,7 @@ from openrouter_mcp import failures
 from openrouter_mcp.errors import BadReply, OpenRouterMCPError, TooLarge
 
 _LEAST_USD, _MOST_USD = Decimal("1e-18"), Decimal("1e9")  # beyond these a cost is a mistake
+_MOST_DIGITS = 30
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 
@@ -168,11 +169,12 @@ def _count(value: object) -> int:
 
 
 def _exact(text: str) -> Decimal | None:
-    """A JSON fraction; one too large or small for a Decimal says nothing."""
+    """A JSON fraction; one beyond all reason says nothing, and would take a page to write out."""
     try:
-        return Decimal(text)
+        number = Decimal(text)
     except ArithmeticError:
         return None
+    return number if abs(number.adjusted()) <= _MOST_DIGITS else None
 
 
 def _amount(value: object) -> Decimal | None:

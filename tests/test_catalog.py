@@ -81,6 +81,37 @@ async def test_many_callers_share_one_download() -> None:
     assert fetched == 1
 
 
+async def test_many_callers_share_one_failure_too_each_with_an_error_of_its_own() -> None:
+    """A dead host takes seconds to say so; eight callers must not wait for it one after the other."""
+    gate, fetched = anyio.Event(), 0
+    seen: list[OpenRouterMCPError] = []
+
+    async def fetch() -> list[Model]:
+        nonlocal fetched
+        fetched += 1
+        await gate.wait()
+        raise Network("Could not be reached.", outcome=Outcome.NEVER_SENT)
+
+    catalog = Catalog(fetch, clock=lambda: 0.0)
+
+    async def ask() -> None:
+        with pytest.raises(Network) as failure:
+            await catalog.trusted()
+        seen.append(failure.value)
+
+    async with anyio.create_task_group() as callers:
+        for _ in range(8):
+            callers.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+    assert fetched == 1
+    assert len({id(error) for error in seen}) == 8
+    assert {(str(error), error.outcome) for error in seen} == {("network: Could not be reached.", Outcome.NEVER_SENT)}
+    with pytest.raises(Network):
+        await catalog.models()
+    assert fetched == 2  # who comes later asks anew
+
+
 async def test_a_caller_who_leaves_does_not_take_the_download_from_the_others() -> None:
     gate, seen = anyio.Event(), []
 

@@ -79,6 +79,8 @@ NO_CODE_BODY = {
     "availability": {"code": "no_endpoints", "retryable": False, "requested_models": ["acme/tiny"]},
 }
 
+OWN_RESET = {"X-RateLimit-Reset": str(round((NOON + 30) * 1000))}
+
 # Name, what OpenRouter sends, the error, what is known to have happened, the seconds to wait that it named.
 TABLE: list[tuple[str, Fault, type[OpenRouterMCPError], Outcome, float | None]] = [
     ("429 minute, 8 s", faults.minute_limit(8, now=NOON), errors.MinuteQuota, MINUTE, 8.0),
@@ -94,6 +96,20 @@ TABLE: list[tuple[str, Fault, type[OpenRouterMCPError], Outcome, float | None]] 
     ("429 pool, 30 s", faults.pool_busy(retry_after=30), errors.ModelBusy, POOL, 30.0),
     ("429 pool, real body", envelope(429, **BUSY_BODY), errors.ModelBusy, POOL, None),
     ("429 capacity", faults.capacity(3.0), errors.ModelBusy, POOL, 3.0),
+    *(
+        (
+            f"429 with a provider's own reset, {name}",
+            faults.refusal(429, "Busy", metadata=facts, availability={"code": code}, headers=OWN_RESET),
+            errors.ModelBusy,
+            POOL,
+            30.0,
+        )
+        for name, facts, code in (
+            ("provider", {"provider_name": "BaseTen"}, ""),
+            ("source", {"limit_source": "upstream_provider_shared_pool"}, ""),
+            ("capacity", {}, "capacity_exhausted"),
+        )
+    ),
     ("429 of who knows", Fault(status=429, body=b"Too many"), errors.ModelBusy, POOL, None),
     ("402 credits", faults.no_credit(), errors.NoCredit, REFUSED, None),
     ("402 credits, real body", envelope(402, **AFFORD_BODY), errors.NoCredit, REFUSED, None),
@@ -113,6 +129,7 @@ TABLE: list[tuple[str, Fault, type[OpenRouterMCPError], Outcome, float | None]] 
     ("403 moderation", faults.moderation(), errors.Blocked, REFUSED, None),
     ("403 region", faults.region(), errors.Blocked, REFUSED, None),
     ("403 guardrail", faults.refusal(403, "Blocked", metadata={"patterns": ["ssn"]}), errors.Blocked, REFUSED, None),
+    ("403 with a time", faults.refusal(403, "No", headers={"Retry-After": "5"}), errors.Blocked, REFUSED, None),
     ("401", faults.bad_key(), errors.BadKey, REFUSED, None),
     ("404 privacy", faults.privacy(), errors.Privacy, REFUSED, None),
     ("404 free ended", faults.free_ended(), errors.FreeEnded, REFUSED, None),

@@ -141,6 +141,13 @@ async def test_a_busy_model_that_we_chose_is_left_for_another(sandbox: Sandbox) 
     assert record["model"] == "globex/large:free"
 
 
+async def test_where_no_other_free_model_is_known_the_router_is_asked_twice_at_most(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.server_error(503), times=None)
+    async with connected(sandbox) as client:
+        _, record, _ = await ask(client, prompt="Hi")
+    assert record["attempts"] == len(sandbox.chats) == 2
+
+
 async def test_a_redirect_is_not_followed_and_the_other_host_sees_nothing() -> None:
     seen: list[str] = []
 

@@ -124,3 +124,7 @@ def test_a_wait_said_is_near_the_wait_meant(seconds: float) -> None:
     days, hours, minutes, rest = (int(part or 0) for part in parts.groups())
     said = 86_400 * days + 3_600 * hours + 60 * minutes + rest
     assert abs(said - seconds) <= max(1.0, seconds * 0.34)
+
+
+def test_variation_selectors_that_can_spell_a_message_are_dropped_and_those_of_emoji_kept() -> None:
+    assert clean("a\U000e0100\U000e01efb \u2764\ufe0f") == "ab \u2764\ufe0f"
