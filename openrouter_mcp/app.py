@@ -1,5 +1,6 @@
 """What a running server holds, opened and closed once per process: the SDK enters a lifespan once per connection."""
 
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import httpx2
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter, Timeouts
+from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.settings import Settings
 
 
@@ -20,6 +22,7 @@ class App:
     settings: Settings
     client: OpenRouter
     catalog: Catalog
+    ledger: Ledger
     answers: Answers
 
 
@@ -29,15 +32,23 @@ async def open_app(
     *,
     transport: httpx2.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
+    clock: Callable[[], float] = time.time,
+    monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
 ) -> AsyncGenerator[App]:
     """The parts of one server process. Opening sends and writes nothing; closing ends every connection.
 
-    `transport` stands in for the network, `timeouts` for the client's own, `sleep` (seconds) for waits between tries.
+    `transport` stands in for the network, `timeouts` for the client's own; `clock` gives epoch seconds to the books,
+    `monotonic` counts those a call has lasted, and `sleep` waits for a slot or between tries.
     """
     client = OpenRouter(settings, transport=transport, timeouts=timeouts)
-    catalog = Catalog(client.models)
+    catalog = Catalog(client.models, clock=monotonic)
+    key = settings.key.get_secret_value() if settings.key else ""
+    ledger = Ledger(key, settings.state_dir, client.key, clock=clock)
+    answers = Answers(client, catalog, ledger, clock=monotonic, sleep=sleep)
     try:
-        yield App(settings=settings, client=client, catalog=catalog, answers=Answers(client, catalog, sleep=sleep))
+        yield App(settings=settings, client=client, catalog=catalog, ledger=ledger, answers=answers)
     finally:
-        await client.aclose()
+        with anyio.CancelScope(shield=True):
+            await client.aclose()
+            await ledger.aclose()

@@ -1,19 +1,26 @@
 """Which model suits: ranks catalogue entries, best first. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from openrouter_mcp.pricing import is_free
 from openrouter_mcp.text import number
 from openrouter_mcp.wire import Model
 
 
-def free_ranked(models: Iterable[Model]) -> list[Model]:
-    """The free models that read and write text, best first: OpenRouter's published intelligence index, then the
-    context, then the newest. Ids rotate weekly, so none is known here."""
-    usable = [model for model in models if is_free(model) and _converses(model)]
+def free_ranked(models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:
+    """The free models that read and write text, best first, without those in `avoid`: by OpenRouter's published
+    intelligence index, then the context, then the newest. Ids rotate weekly, so none is known here."""
+    usable = [model for model in models if is_free(model) and _converses(model) and model.id not in avoid]
     return sorted(
         usable, key=lambda model: (-_intelligence(model), -(model.context_length or 0), -model.created, model.id)
     )
+
+
+def able(models: Iterable[Model], *, prompt_tokens: int, max_tokens: int) -> list[Model]:
+    """Those of `models` that can read the prompt; and of these, if there are any, those that may write as much."""
+    readers = [model for model in models if (model.context_length or prompt_tokens) >= prompt_tokens]
+    writers = [model for model in readers if (model.top_provider.max_completion_tokens or max_tokens) >= max_tokens]
+    return writers or readers
 
 
 def different_families(models: Iterable[Model], count: int) -> list[Model]:

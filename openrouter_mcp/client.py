@@ -57,6 +57,14 @@ class OpenRouter:
         if self._http is not None:
             await self._http.aclose()
 
+    def require_key(self) -> None:
+        """Complain before anything is counted or sent.
+
+        Raises:
+            NoKey, BadKey: when there is no usable key.
+        """
+        self._authorization()
+
     async def models(self) -> list[wire.Model]:
         """`GET /models`: the catalogue. Needs no key."""
         return wire.read_models(await self._get("/models"))

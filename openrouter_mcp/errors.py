@@ -30,8 +30,9 @@ class Outcome(StrEnum):
 class OpenRouterMCPError(Exception):
     """The root of the tree.
 
-    `hint_s` is what OpenRouter said about waiting (seconds); `retryable` is its word on trying again at all;
-    `alternatives` are ids of free models that could serve instead; `model` and `attempts` describe the call.
+    `sent`: a request left the machine before it. `hint_s` is what OpenRouter said about waiting (seconds); `retryable`
+    is its word on trying again at all; `alternatives` are ids of free models that could serve instead; `model` and
+    `attempts` describe the call, and `allowance` says what it left of the day's free requests.
     """
 
     code: ClassVar[str] = "internal"
@@ -52,8 +53,10 @@ class OpenRouterMCPError(Exception):
         self.hint_s = hint_s
         self.retryable = retryable
         self.alternatives: Sequence[str] = ()
+        self.sent = False
         self.model = ""
         self.attempts = 0
+        self.allowance = ""
 
     def __str__(self) -> str:
         parts = [f"{self.code}: {self.text}", self.advice]
@@ -61,6 +64,8 @@ class OpenRouterMCPError(Exception):
             parts.append(f"Try again in {duration(self.hint_s)}.")
         if self.alternatives:
             parts.append(f"Free alternatives: {', '.join(self.alternatives)}.")
+        if self.allowance:
+            parts.append(f"({self.allowance})")
         return " ".join(part for part in parts if part)
 
     def twin(self) -> Self:
@@ -74,6 +79,12 @@ class BadSetting(OpenRouterMCPError):
     """The environment or the command line says something we cannot follow; read by a person."""
 
     code = "bad_setting"
+
+
+class UnusableBook(OpenRouterMCPError):
+    """The shared book must be left alone; a warning for a person, never an answer to an agent."""
+
+    code = "unusable_book"
 
 
 class InvalidRequest(OpenRouterMCPError):
@@ -156,7 +167,7 @@ class DailyQuota(OpenRouterMCPError):
 
     code = "daily_quota"
     outcome = Outcome.DAY_LIMIT
-    advice = "It returns at 00:00 UTC; until then no free model will answer, so do not retry."
+    advice = "The day's limit is the account's and returns at 00:00 UTC; asking again before only fails again."
 
 
 class ModelBusy(OpenRouterMCPError):

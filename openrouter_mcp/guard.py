@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from openrouter_mcp import choice
 from openrouter_mcp.catalog import Catalog, find, similar
 from openrouter_mcp.errors import InvalidRequest, NotFree, TooLarge, UnknownModel
+from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.ledger.slots import Slot
 from openrouter_mcp.pricing import FREE_ROUTER, FREE_SUFFIX, costs_nothing, is_free, per_million
 from openrouter_mcp.wire import ChatRequest, Model, chat_body
 
@@ -27,11 +29,13 @@ _ROUTERS = frozenset({"auto", "auto-beta", "fusion", "pareto-code", "bodybuilder
 
 @dataclass
 class Permit:
-    """One request that may be sent, once. `body` is what leaves; nothing can be added to it."""
+    """One request that may be sent, once, when its `slot` has come. Nothing can be added to its body."""
 
-    model: str
+    models: tuple[str, ...]
+    max_tokens: int
+    slot: Slot
     _body: bytes = field(repr=False)
-    _spent: bool = False
+    spent: bool = False
 
     def spend(self) -> bytes:
         """The body, for the one send this permit is good for.
@@ -39,14 +43,30 @@ class Permit:
         Raises:
             RuntimeError: on a second use; every attempt needs a permit of its own.
         """
-        if self._spent:
+        if self.spent:
             raise RuntimeError("a permit is good for one request")
-        self._spent = True
+        self.spent = True
         return self._body
 
 
-async def permit(request: ChatRequest, catalog: Catalog) -> Permit:
-    """Check the final `request` and permit it.
+async def permit(
+    request: ChatRequest, catalog: Catalog, ledger: Ledger, *, longest_wait: float, slot: Slot | None = None
+) -> Permit:
+    """Check the final `request`, count it, and permit it. `slot` is one reserved before; else one is taken that is at
+    most `longest_wait` seconds away.
+
+    Raises:
+        OpenRouterMCPError: as `check` does; MinuteQuota, DailyQuota: when it would have to wait too long.
+    """
+    request = await check(request, catalog)
+    body = chat_body(request, max_price=_NOTHING, plugins=_PAID_PLUGINS_OFF)
+    if slot is None:
+        (slot,) = await ledger.reserve(longest_wait=longest_wait)
+    return Permit((request.model, *request.fallbacks), request.max_tokens, slot, body)
+
+
+async def check(request: ChatRequest, catalog: Catalog) -> ChatRequest:
+    """`request` as it may be sent, its output limit within every model's own.
 
     Raises:
         NotFree: when it could cost money.
@@ -55,11 +75,12 @@ async def permit(request: ChatRequest, catalog: Catalog) -> Permit:
         InvalidRequest, TooLarge: when it cannot be sent as it is.
     """
     _check_size(request)
-    if request.model != FREE_ROUTER:
-        entry = await _free_entry(request.model, catalog)
-        own_limit = entry.top_provider.max_completion_tokens or request.max_tokens
-        request = replace(request, max_tokens=min(request.max_tokens, own_limit))
-    return Permit(request.model, chat_body(request, max_price=_NOTHING, plugins=_PAID_PLUGINS_OFF))
+    limits = [request.max_tokens]
+    for model in (request.model, *request.fallbacks):  # whichever may serve
+        if model != FREE_ROUTER:
+            entry = await _free_entry(model, catalog)
+            limits.append(entry.top_provider.max_completion_tokens or request.max_tokens)
+    return replace(request, max_tokens=min(limits))
 
 
 def _check_size(request: ChatRequest) -> None:

@@ -1,17 +1,15 @@
 """Results as text a model reads at a glance, each with its record for programs."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from openrouter_mcp.answers import Answer
 from openrouter_mcp.errors import OpenRouterMCPError
-from openrouter_mcp.pricing import FREE_ROUTER
+from openrouter_mcp.ledger.allowance import Standing
 from openrouter_mcp.text import duration, one_line
 from openrouter_mcp.wire import Credits, KeyInfo, Model
 
-_DAY_S = 86_400
 _ABILITIES = (("tools", "tools"), ("json", "structured_outputs"), ("reasoning", "reasoning"))
 
 
@@ -36,7 +34,9 @@ def comparison(rows: Sequence[Answer | OpenRouterMCPError]) -> Reply:
     sections = [f"## {_name(row)}\n\n{_body(row) if isinstance(row, Answer) else row}" for row in rows]
     text = "\n\n".join([_table(table), *sections])
     failed = [row for row in rows if not isinstance(row, Answer)]
-    if len(failed) < len(rows):
+    if answered := [row for row in rows if isinstance(row, Answer)]:
+        if allowance := answered[-1].allowance:
+            text += f"\n\n[{allowance}]"
         return Reply(text, {"status": "complete", "rows": records})
     codes = {row.code for row in failed}
     code = codes.pop() if len(codes) == 1 else "upstream"
@@ -56,7 +56,7 @@ def record(row: Answer | OpenRouterMCPError) -> dict[str, object]:
         return facts | ({"model": row.model} if row.model else {})
     return {
         "status": row.status,
-        "model": row.served or row.model,
+        "model": row.model,
         "provider": row.provider,
         "generation_id": row.generation_id,
         "finish_reason": row.finish_reason,
@@ -76,31 +76,30 @@ def free_models(models: Sequence[Model], *, matching: int, free: int) -> Reply:
     table = [["id", "context", "abilities", "until"], *(_model_row(model) for model in models)]
     narrow = "" if len(models) == matching else f" {matching - len(models)} more: raise `limit` or narrow by `search`."
     note = f"{len(models)} of {free} free models, best first; $0 per token.{narrow}"
-    router = f"{FREE_ROUTER} lets OpenRouter pick one of them at random."
     rows = [{"model": model.id, "context_length": model.context_length} for model in models]
-    return Reply(f"{note}\n\n{_table(table)}\n\n{router}", {"rows": rows})
+    return Reply(f"{note}\n\n{_table(table)}", {"rows": rows})
 
 
-def credits(key: KeyInfo, balance: Credits | None, *, clock: Callable[[], float] = time.time) -> Reply:  # noqa: A001 - OpenRouter's noun
+def credits(key: KeyInfo, balance: Credits | None, standing: Standing) -> Reply:  # noqa: A001 - OpenRouter's noun
     """What the key may still do. A balance OpenRouter does not show is unknown, never $0."""
-    lines = [_free_line(key, clock()), _limit_line(key), _usage_line(key)]
-    if balance is None:
-        lines.append("Balance: unknown; OpenRouter shows it to management keys only.")
-    else:
-        lines.append(f"Balance: {_usd(balance.total_credits - balance.total_usage)}.")
+    left = None if balance is None else balance.total_credits - balance.total_usage
+    lines = [*_allowance_lines(standing), _limit_line(key), _usage_line(key)]
+    lines.append("Balance: unknown; OpenRouter shows it to management keys only." if left is None else _balance(left))
     lines.append("This server: free models only, so its calls cost $0.")
     if key.expires_at:
         lines.append(f"The key expires: {one_line(key.expires_at, 40)}.")
-    free = key.free_model_daily_requests
+    use = standing.use
     return Reply(
         "\n".join(lines),
         {
-            "free_requests": free.model_dump() if free else None,
+            "free_requests": {"used": use.today, "limit": use.day_limit, "remaining": use.left},
+            "free_requests_this_minute": {"used": use.minute, "limit": standing.per_minute},
+            "cooldowns": {model: cooldown.reason for model, cooldown in standing.cooldowns.items()},
             "key_limit_usd": _decimal(key.limit),
             "key_remaining_usd": _decimal(key.limit_remaining),
             "usage_daily_usd": _decimal(key.usage_daily),
             "usage_monthly_usd": _decimal(key.usage_monthly),
-            "balance_usd": _decimal(balance.total_credits - balance.total_usage) if balance else None,
+            "balance_usd": _decimal(left),
         },
     )
 
@@ -123,13 +122,15 @@ def _footer(answer: Answer) -> str:
     ]
     if answer.attempts > 1:
         parts.append(f"{answer.attempts} requests")
+    if answer.allowance:
+        parts.append(answer.allowance)
     return ", ".join(parts)
 
 
 def _name(row: Answer | OpenRouterMCPError) -> str:
-    """The model; where another id was asked for, both."""
-    if isinstance(row, Answer) and row.served and row.served != row.model:
-        return f"{one_line(row.served, 100)} (asked as {row.model})"
+    """The model that answered; where another was asked for, both."""
+    if isinstance(row, Answer) and row.served not in ("", *row.models):
+        return f"{one_line(row.served, 100)} (asked as {row.models[0]})"
     return row.model
 
 
@@ -151,12 +152,26 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(" | ".join(row) for row in rows)
 
 
-def _free_line(key: KeyInfo, now: float) -> str:
-    free = key.free_model_daily_requests
-    returns = f"the count restarts at 00:00 UTC, in {duration(_DAY_S - now % _DAY_S)}"
-    if free is None:
-        return f"Free requests today: unknown; OpenRouter did not say ({returns})."
-    return f"Free requests today: {free.remaining} of {free.limit} left ({returns}). At most 20 a minute."
+def _allowance_lines(standing: Standing) -> list[str]:
+    use = standing.use
+    source = "OpenRouter's count" if standing.counted_by_openrouter else "counted here; OpenRouter did not say"
+    elsewhere = f", {use.elsewhere} of them not through this server" if use.elsewhere else ""
+    line = str(standing)
+    lines = [
+        f"{line[0].upper()}{line[1:]} ({source}{elsewhere}).",
+        f"This minute: {use.minute} of {standing.per_minute} used.",
+    ]
+    if standing.cooldowns:
+        cooling = (
+            f"{one_line(model, 100)} for {duration(cooldown.until - standing.now)} ({cooldown.reason})"
+            for model, cooldown in sorted(standing.cooldowns.items())
+        )
+        lines.append(f"Not chosen for now: {', '.join(cooling)}.")
+    return [*lines, *([f"Warning: {standing.warning}"] if standing.warning else [])]
+
+
+def _balance(left: Decimal) -> str:
+    return f"Balance: {_usd(left)}."
 
 
 def _limit_line(key: KeyInfo) -> str:

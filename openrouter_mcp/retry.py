@@ -101,3 +101,26 @@ def _backoff(tries: Tries, jitter: float) -> float:
     """Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/."""
     failed = tries.in_all + tries.unsent - 1
     return jitter * min(8.0, 0.5 * 2.0 ** max(0, failed))
+
+
+class RetryBudget:
+    """Stops a storm: when the calls of a process keep failing, none is tried again until some succeed.
+
+    The idea is gRPC's: https://grpc.io/docs/guides/retry/#throttling-retry-attempts-and-hedged-rpcs
+    """
+
+    def __init__(self, tokens: float = 10.0) -> None:
+        self._most = self._tokens = tokens
+
+    def failed(self) -> None:
+        """A request failed."""
+        self._tokens = max(0.0, self._tokens - 1.0)
+
+    def succeeded(self) -> None:
+        """A request was answered."""
+        self._tokens = min(self._most, self._tokens + 0.1)
+
+    @property
+    def allows(self) -> bool:
+        """Whether anything may be tried again."""
+        return self._tokens > self._most / 2

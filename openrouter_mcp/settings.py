@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import platformdirs
 from pydantic import SecretStr
 
 from openrouter_mcp.errors import BadSetting
@@ -21,12 +22,14 @@ _KEY_FILE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None."""
+    """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
+    `state_dir`; None keeps them in this process's memory."""
 
     key: SecretStr | None = None
     key_problem: str = ""
     base_url: str = BASE_URL
     app_url: str = ""
+    state_dir: Path | None = None
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -37,7 +40,13 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         BadSetting: when any other variable cannot be followed.
     """
     key, problem = _key(environ)
-    return Settings(key=key, key_problem=problem, base_url=_base_url(environ), app_url=_app_url(environ))
+    return Settings(
+        key=key,
+        key_problem=problem,
+        base_url=_base_url(environ),
+        app_url=_app_url(environ),
+        state_dir=_state_dir(environ),
+    )
 
 
 def child_environment() -> dict[str, str]:
@@ -90,6 +99,13 @@ def _allowed(environ: Mapping[str, str]) -> bool:
     if text not in ("", "0", "1"):
         raise BadSetting("OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL must be 1 or 0.")
     return text == "1"
+
+
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    text = environ.get("OPENROUTER_MCP_STATE_DIR", "").strip()
+    if text and not Path(text).is_absolute():  # relative to what? Every client starts the server somewhere else
+        raise BadSetting("OPENROUTER_MCP_STATE_DIR must be an absolute path.")
+    return Path(text) if text else platformdirs.user_state_path("openrouter-mcp", appauthor=False)
 
 
 def _app_url(environ: Mapping[str, str]) -> str:

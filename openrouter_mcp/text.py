@@ -2,6 +2,7 @@
 
 import math
 import unicodedata
+from datetime import UTC, datetime
 
 # Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
 _KEPT = frozenset("\n\t\u200c\u200d")
@@ -49,3 +50,11 @@ def duration(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min" if minutes < 72 * 60 else f"{minutes // 1440} days"
+
+
+def time_of_day(moment: float) -> str:
+    """An epoch time on both clocks a reader may have: "00:00 UTC (01:00 local time)"."""
+    utc = datetime.fromtimestamp(moment, UTC)
+    local = utc.astimezone()
+    here = "" if local.utcoffset() == utc.utcoffset() else f" ({local:%H:%M} local time)"
+    return f"{utc:%H:%M} UTC{here}"

@@ -24,10 +24,11 @@ MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One question to one model. `max_tokens` limits the output; `system` may be empty."""
+    """One question. OpenRouter asks `model`, and the `fallbacks` in turn where it fails before its first word."""
 
     model: str
     prompt: str
+    fallbacks: tuple[str, ...] = ()
     system: str = ""
     max_tokens: int = 8192
 
@@ -36,7 +37,7 @@ def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Se
     """The JSON that leaves: built field by field from an allow-list, never merged from somebody's dict."""
     messages = [{"role": "system", "content": request.system}] if request.system else []
     messages.append({"role": "user", "content": request.prompt})
-    body = {
+    body: dict[str, object] = {
         "model": request.model,  # always sent: without it the account's default model would answer
         "messages": messages,
         "max_tokens": request.max_tokens,  # always sent: without it the credit check assumes the model's maximum
@@ -44,6 +45,8 @@ def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Se
         "provider": {"max_price": dict(max_price)},
         "plugins": [dict(plugin) for plugin in plugins],
     }
+    if request.fallbacks:
+        body["models"] = list(request.fallbacks)
     return json.dumps(body).encode()
 
 
@@ -261,7 +264,7 @@ class KeyInfo(_Lenient):
     usage_daily: Decimal | None = None
     usage_monthly: Decimal | None = None
     expires_at: str | None = None
-    is_management_key: bool = False
+    creator_user_id: str | None = None
     free_model_daily_requests: FreeRequests | None = None
 
 

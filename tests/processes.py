@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -14,14 +15,21 @@ from support import CANARY
 
 from openrouter_mcp.sandbox import Sandbox
 
+_BOOKS = tempfile.TemporaryDirectory(prefix="openrouter-mcp-tests-", ignore_cleanup_errors=True)
 SERVER = [sys.executable, "-m", "openrouter_mcp"]
 # Never the tester's own settings: a key in the environment must not be sent anywhere.
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("OPENROUTER")}
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """A clean environment with `settings`, and a proxy nobody listens on: whatever goes out fails at once."""
-    return CLEAN | {"HTTPS_PROXY": "http://127.0.0.1:9", "PYTHONWARNINGS": "error"} | settings
+    """A clean environment with `settings`: books of its own, and a proxy nobody listens on, so that whatever goes out
+    fails at once."""
+    return (
+        CLEAN
+        | {"HTTPS_PROXY": "http://127.0.0.1:9", "PYTHONWARNINGS": "error"}
+        | {"OPENROUTER_MCP_STATE_DIR": tempfile.mkdtemp(dir=_BOOKS.name)}
+        | settings
+    )
 
 
 @contextmanager
@@ -75,6 +83,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.sandbox = Sandbox()
+        self._books = tempfile.TemporaryDirectory()
         self.connections: set[tuple[str, int]] = set()  # every one there was, by the caller's address
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -92,12 +101,17 @@ class Upstream:
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = self._server.force_exit = True
         self._thread.join(5)
+        self._books.cleanup()
 
     @property
     def settings(self) -> dict[str, str]:
-        """The environment of a server that is to use it."""
+        """The environment of a server, or of `settings.load`, that is to use it."""
         port = self._server.servers[0].sockets[0].getsockname()[1]
-        return {"OPENROUTER_API_KEY": CANARY, "OPENROUTER_BASE_URL": f"http://127.0.0.1:{port}/api/v1"}
+        return {
+            "OPENROUTER_API_KEY": CANARY,
+            "OPENROUTER_BASE_URL": f"http://127.0.0.1:{port}/api/v1",
+            "OPENROUTER_MCP_STATE_DIR": self._books.name,
+        }
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -1,5 +1,6 @@
 """What the tests share: a server over the sandbox and a real MCP client connected to it, and the canary key."""
 
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -23,22 +24,36 @@ SETTINGS = Settings(key=SecretStr(CANARY), base_url="http://localhost/api/v1")
 ERAS = ("auto", "legacy")  # 2026-07-28 with server/discover, 2025-11-25 with initialize
 
 
+class Time:
+    """A clock that only waiting moves: `waits` are the seconds slept, one entry each."""
+
+    def __init__(self) -> None:
+        self.now = float(round(time.time()))
+        self.waits: list[float] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            self.waits.append(seconds)
+            self.now += seconds
+
+
 @asynccontextmanager
 async def opened(
-    sandbox: Sandbox,
-    *,
-    settings: Settings = SETTINGS,
-    timeouts: Timeouts | None = None,
-    waits: list[float] | None = None,
+    sandbox: Sandbox, *, settings: Settings = SETTINGS, timeouts: Timeouts | None = None, at: Time | None = None
 ) -> AsyncGenerator[App]:
-    """An App over `sandbox`; waits between tries take no time and are noted in `waits` (seconds)."""
-    noted = [] if waits is None else waits
-
-    async def note(seconds: float) -> None:
-        noted.append(seconds)
-
-    transport = StreamingTransport(sandbox.app)
-    async with open_app(settings, transport=transport, timeouts=timeouts, sleep=note) as app:
+    """An App over `sandbox`, whose waits take no time."""
+    at = at or Time()
+    async with open_app(
+        settings,
+        transport=StreamingTransport(sandbox.app),
+        timeouts=timeouts,
+        clock=at.clock,
+        monotonic=at.clock,
+        sleep=at.sleep,
+    ) as app:
         yield app
 
 

@@ -4,7 +4,7 @@ import pytest
 from mcp import Client
 from support import CANARY, ERAS, ask, connected
 
-from openrouter_mcp.sandbox import Fault, Sandbox
+from openrouter_mcp.sandbox import Fault, Sandbox, faults
 
 
 @pytest.mark.parametrize("era", ERAS)
@@ -15,7 +15,7 @@ async def test_the_answer_ends_in_a_footer_and_carries_a_record(sandbox: Sandbox
     answer, _, footer = text.rpartition("\n\n")
     assert answer.startswith("[sandbox] acme/tiny:free was asked: 'Why is the sky blue?'")
     assert footer.startswith("[acme/tiny:free via Acme Cloud, ")
-    assert footer.endswith(", $0]")
+    assert ", $0, 49 of 50 free requests left today; the count restarts at 00:00 UTC" in footer
     assert record["status"] == "complete"
     assert record["model"] == "acme/tiny:free"
     assert record["cost_usd"] in ("0", "0.0")
@@ -47,14 +47,42 @@ async def test_the_output_limit_is_the_models_own_where_that_is_lower(sandbox: S
     assert [chat.body["max_tokens"] for chat in sandbox.chats] == [2048, 8192]
 
 
-async def test_without_a_model_openrouters_free_router_is_asked_and_the_answer_names_who_served(
-    sandbox: Sandbox,
-) -> None:
+async def test_without_a_model_the_best_of_three_families_are_sent_in_one_request(sandbox: Sandbox) -> None:
+    for model in ("", "openrouter/free"):
+        sandbox.clear()
+        async with connected(sandbox) as client:
+            text, record, _ = await ask(client, prompt="Hi", **({"model": model} if model else {}))
+        (chat,) = sandbox.chats
+        assert chat.body["model"] == "globex/large:free"
+        assert chat.body["models"] == ["hooli/thinker:free", "initech/coder:free"]
+        assert record["model"] == "globex/large:free"
+        assert "[globex/large:free via " in text
+
+
+async def test_the_answer_says_which_of_the_models_served(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.pool_busy(), model="globex/large:free")
     async with connected(sandbox) as client:
         text, record, _ = await ask(client, prompt="Hi")
+    assert len(sandbox.chats) == 1  # OpenRouter itself went on to the next
+    assert record["model"] == "hooli/thinker:free"
+    assert "[hooli/thinker:free via " in text
+
+
+async def test_a_model_too_small_for_the_prompt_is_not_chosen(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as client:
+        _, record, is_error = await ask(client, prompt="word " * 160_000)
+    assert not is_error
+    assert record["model"] == "wonka/long:free"
+    assert "models" not in sandbox.chats[0].body
+
+
+async def test_where_the_catalogue_cannot_be_read_openrouters_own_free_router_serves(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.server_error(503), times=None, path="/models")
+    async with connected(sandbox) as client:
+        text, record, is_error = await ask(client, prompt="Hi")
+    assert not is_error
     assert sandbox.chats[0].body["model"] == "openrouter/free"
-    assert record["model"].endswith(":free")
-    assert f"{record['model']} (asked as openrouter/free)" in text
+    assert f"[{record['model']} (asked as openrouter/free) via " in text
 
 
 async def test_an_answer_cut_off_by_the_limit_says_what_to_raise(sandbox: Sandbox) -> None:
@@ -100,14 +128,13 @@ async def test_a_plain_json_reply_to_a_streamed_request_is_read_as_a_whole_answe
 async def test_questions_side_by_side_do_not_mix(sandbox: Sandbox) -> None:
     import anyio
 
-    sandbox.account.per_minute = sandbox.account.per_day = 100
     texts: dict[int, str] = {}
 
     async def one(client: Client, number: int) -> None:
         texts[number], _, _ = await ask(client, prompt=f"Question {number}?", model="acme/tiny:free")
 
     async with connected(sandbox) as client, anyio.create_task_group() as group:
-        for number in range(30):
+        for number in range(15):
             group.start_soon(one, client, number)
     assert all(f"'Question {number}?'" in text for number, text in texts.items())
-    assert len(texts) == 30
+    assert len(texts) == 15

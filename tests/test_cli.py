@@ -39,7 +39,7 @@ def test_try_without_a_key_says_first_that_it_uses_the_sandbox_and_shows_a_whole
         "> check_credits()",
     ]
     assert "The server offers 4 tools:" in done.stdout
-    assert "Free requests today: 46 of 50 left" in done.stdout
+    assert "46 of 50 free requests left today" in done.stdout
     assert done.stderr == ""
 
 

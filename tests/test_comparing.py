@@ -65,11 +65,20 @@ async def test_a_comparison_without_any_answer_is_an_error(sandbox: Sandbox) -> 
         assert text.startswith("daily_quota: None of the 2 models answered")
         assert record["code"] == "daily_quota"
         sandbox.clear()
-        sandbox.fail(faults.day_limit(), times=None, model=FOUR[0])
-        sandbox.fail(faults.bad_key(), times=None, model=FOUR[1])
+        text, record, is_error = await ask(client, "compare_models", prompt="Why?", models=FOUR[:2])
+        assert is_error
+        assert text.startswith("daily_quota: ")
+        assert sandbox.chats == []  # a day that is used up is not tried again
+
+
+async def test_failures_of_different_kinds_are_an_upstream_error(sandbox: Sandbox) -> None:
+    sandbox.fail(faults.pool_busy(), times=None, model=FOUR[0])
+    sandbox.fail(faults.bad_key(), times=None, model=FOUR[1])
+    async with connected(sandbox) as client:
         text, record, is_error = await ask(client, "compare_models", prompt="Why?", models=FOUR[:2])
     assert is_error
-    assert [row["code"] for row in record["rows"]] == ["daily_quota", "bad_key"]
+    assert text.startswith("upstream: None of the 2 models answered")
+    assert [row["code"] for row in record["rows"]] == ["model_busy", "bad_key"]
 
 
 async def test_without_models_the_best_of_three_families_are_compared(sandbox: Sandbox) -> None:
@@ -85,5 +94,5 @@ async def test_a_catalogue_with_too_few_free_models_is_said_to_be_so(sandbox: Sa
     async with connected(sandbox) as client:
         text, _, is_error = await ask(client, "compare_models", prompt="Why?")
     assert is_error
-    assert text.startswith("no_provider: OpenRouter lists 1 free models")
+    assert text.startswith("no_provider: Free models that can be asked right now: 1, too few")
     assert sandbox.chats == []

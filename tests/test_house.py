@@ -43,6 +43,7 @@ MAY_CATCH = {
     "server",
     "cli",
     "catalog",  # says what could not be read: the prices
+    "ledger",  # an allowance that cannot be read is unknown, a book that cannot be used is replaced
     "client",  # a balance that is not shown is unknown, not a failure
 }
 OUR_ERRORS = {

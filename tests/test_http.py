@@ -59,7 +59,7 @@ async def test_a_client_lists_asks_and_compares_over_http(address: str, path: st
         assert is_error
         assert text.startswith("not_free: ")
         text, _, _ = await ask(client, "check_credits")
-        assert "Free requests today:" in text
+        assert "free requests left today" in text
 
 
 async def test_clients_side_by_side_get_their_own_answers() -> None:

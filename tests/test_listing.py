@@ -53,7 +53,9 @@ async def test_check_credits_shows_the_allowance_and_never_takes_a_refusal_for_n
     async with connected(sandbox) as client:
         await ask(client, prompt="Hi", model="acme/tiny:free")
         text, record, _ = await ask(client, "check_credits")
-    assert text.splitlines()[0].startswith("Free requests today: 49 of 50 left (the count restarts at 00:00 UTC, in ")
+    assert text.splitlines()[0].startswith("49 of 50 free requests left today; the count restarts at 00:00 UTC")
+    assert text.splitlines()[0].endswith("(OpenRouter's count).")
+    assert text.splitlines()[1] == "This minute: 1 of 20 used."
     assert "Key limit: none of its own." in text
     assert "Balance: unknown" in text
     assert record["balance_usd"] is None
@@ -86,8 +88,9 @@ async def test_an_older_openrouter_that_counts_no_free_requests_is_unknown(sandb
     sandbox.account.newer_key_fields = False
     async with connected(sandbox) as client:
         text, record, _ = await ask(client, "check_credits")
-    assert text.startswith("Free requests today: unknown")
-    assert record["free_requests"] is None
+    assert text.startswith("0 free requests used today; the count restarts at 00:00 UTC")
+    assert "(counted here; OpenRouter did not say)" in text
+    assert record["free_requests"] == {"used": 0, "limit": None, "remaining": None}
 
 
 async def test_a_dead_credits_endpoint_costs_only_the_balance(sandbox: Sandbox) -> None:

@@ -23,7 +23,20 @@ def key_of(read: Settings) -> str | None:
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
-    assert load({}) == Settings(key=None, key_problem="", base_url="https://openrouter.ai/api/v1", app_url="")
+    found = load({})
+    assert found == Settings(base_url="https://openrouter.ai/api/v1", state_dir=found.state_dir)
+    assert found.state_dir is not None
+    assert found.state_dir.is_absolute()
+    assert found.state_dir.name == "openrouter-mcp"
+
+
+def test_the_state_folder_is_the_one_named_and_never_relative_to_wherever_a_client_starts_the_server(
+    tmp_path: Path,
+) -> None:
+    assert load({"OPENROUTER_MCP_STATE_DIR": f" {tmp_path} "}).state_dir == tmp_path
+    for relative in ("state", "./state", "~/state"):
+        with pytest.raises(BadSetting, match="absolute"):
+            load({"OPENROUTER_MCP_STATE_DIR": relative})
 
 
 @pytest.mark.parametrize("around", ["{}", " {} ", "{}\n", "\r\n\t{}\r\n"], ids=ascii)
@@ -41,7 +54,7 @@ def test_the_variable_wins_over_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("blank", ["", " ", "\n"], ids=ascii)
 def test_a_blank_variable_is_no_key_and_no_problem(blank: str) -> None:
-    assert load({"OPENROUTER_API_KEY": blank, "OPENROUTER_API_KEY_FILE": blank}) == Settings()
+    assert load({"OPENROUTER_API_KEY": blank, "OPENROUTER_API_KEY_FILE": blank}).key is None
 
 
 def test_a_file_that_cannot_be_read_is_a_problem_to_tell(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ async def test_a_client_lists_asks_compares_and_checks_over_stdio(era: str) -> N
         _, record, _ = await ask(client, "compare_models", prompt="Why?")
         assert len(record["rows"]) == 3
         text, _, _ = await ask(client, "check_credits")
-        assert "46 of 50 left" in text
+        assert "46 of 50 free requests left today" in text
 
 
 def test_a_discover_followed_by_an_initialize_works() -> None:

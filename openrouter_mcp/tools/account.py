@@ -10,5 +10,5 @@ async def check_credits(app: CurrentApp) -> Reply:
 
     Use it before a large job or after a quota error. Costs nothing, uses no free request.
     """
-    key = await app.client.key()
-    return render.credits(key, await app.client.credits())
+    key = await app.ledger.read_key()
+    return render.credits(key, await app.client.credits(), await app.ledger.standing())

@@ -13,7 +13,7 @@ from openrouter_mcp.wire import ChatRequest
 async def ask_model(
     app: CurrentApp,
     prompt: Prompt,
-    model: Annotated[str, Field(description="Id ending in :free; omitted: OpenRouter picks a free one.")] = "",
+    model: Annotated[str, Field(description="Id ending in :free; omitted: the best free ones right now.")] = "",
     system: System = "",
     max_tokens: MaxTokens = 8192,
 ) -> Reply:
@@ -42,5 +42,5 @@ async def compare_models(
     never money. A model that fails is a row, not an error.
     """
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
-    chosen = models or await compare.three_free(app.catalog)
-    return render.comparison(await compare.compare(app.answers, request, chosen))
+    chosen = models or await compare.three_free(app.catalog, app.ledger)
+    return render.comparison(await compare.compare(app.answers, app.ledger, request, chosen))
