@@ -11,7 +11,7 @@ import httpx2
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter, Timeouts
-from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
 from openrouter_mcp.settings import Settings
 
 
@@ -32,19 +32,22 @@ async def open_app(
     *,
     transport: httpx2.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
+    per_minute: int = PER_MINUTE,
+    window: float = WINDOW_S,
     clock: Callable[[], float] = time.time,
     monotonic: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
 ) -> AsyncGenerator[App]:
     """The parts of one server process. Opening sends and writes nothing; closing ends every connection.
 
-    `transport` stands in for the network, `timeouts` for the client's own; `clock` gives epoch seconds to the books,
-    `monotonic` counts those a call has lasted, and `sleep` waits for a slot or between tries.
+    `transport` stands in for the network, `timeouts` for the client's own; the books allow `per_minute` free requests
+    in any `window` seconds; `clock` gives them epoch seconds, `monotonic` counts those a call has lasted, and `sleep`
+    waits for a slot or between tries.
     """
     client = OpenRouter(settings, transport=transport, timeouts=timeouts)
     catalog = Catalog(client.models, clock=monotonic)
     key = settings.key.get_secret_value() if settings.key else ""
-    ledger = Ledger(key, settings.state_dir, client.key, clock=clock)
+    ledger = Ledger(key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock)
     answers = Answers(client, catalog, ledger, clock=monotonic, sleep=sleep)
     try:
         yield App(settings=settings, client=client, catalog=catalog, ledger=ledger, answers=answers)
