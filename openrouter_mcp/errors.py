@@ -159,7 +159,7 @@ class MinuteQuota(OpenRouterMCPError):
 
     code = "minute_quota"
     outcome = Outcome.MINUTE_LIMIT
-    advice = "The minute's limit is the account's, so another free model would meet it too."
+    advice = "The limit is the account's: another free model would meet it too."
 
 
 class DailyQuota(OpenRouterMCPError):
@@ -167,7 +167,6 @@ class DailyQuota(OpenRouterMCPError):
 
     code = "daily_quota"
     outcome = Outcome.DAY_LIMIT
-    advice = "The day's limit is the account's and returns at 00:00 UTC; asking again before only fails again."
 
 
 class ModelBusy(OpenRouterMCPError):

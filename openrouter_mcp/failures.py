@@ -21,6 +21,9 @@ _EPOCH_IN_MS = 1e11
 # Where a time may stand, in the reply's headers or in `error.metadata.headers`.
 _MARKS = ("retry-after", "retry-after-ms", "x-ratelimit-reset")
 _MOST_NAMES = 5
+# Not OpenRouter's own words: they advise to buy credits.
+_DAY_USED_UP = "OpenRouter says that the account's free requests of this day are used up: no free model answers now."
+_MINUTE_USED_UP = "OpenRouter says that the account's free requests of this minute are used up."
 _SPENT = ("budget", "key_limit")
 
 
@@ -68,7 +71,7 @@ class _Facts:
             metadata.get("error_type") or error.get("error_type"), 60
         )
         raw = one_line(metadata.get("raw"))
-        said = " ".join(part for part in (self.message, raw, _names(metadata.get("reasons"))) if part)
+        said = ": ".join(part for part in (self.message.rstrip(".:"), raw, _names(metadata.get("reasons"))) if part)
         provider = f" (provider {self.provider})" if self.provider else ""
         self.said = f"OpenRouter answered {code}: {said.rstrip('.')}{provider}".rstrip(": ") + "."
 
@@ -121,13 +124,15 @@ def _refusal(facts: _Facts) -> OpenRouterMCPError:
 def _limit(facts: _Facts, *, own: bool) -> OpenRouterMCPError:
     """A 429 is the minute's limit, the day's, or a provider's; only the last is about the model."""
     if "free-models-per-day" in facts.message:
-        return errors.DailyQuota(facts.said)
+        return errors.DailyQuota(_DAY_USED_UP)
     if "free-models-per-min" in facts.message:
-        return errors.MinuteQuota(facts.said)
+        return errors.MinuteQuota(_MINUTE_USED_UP)
     if facts.provider or "upstream" in facts.source or facts.kind == "capacity_exhausted":
         return errors.ModelBusy(facts.said)
     if own and facts.hint is not None:
-        return (errors.MinuteQuota if facts.hint <= _LONGEST_MINUTE_S else errors.DailyQuota)(facts.said)
+        if facts.hint <= _LONGEST_MINUTE_S:
+            return errors.MinuteQuota(_MINUTE_USED_UP)
+        return errors.DailyQuota(_DAY_USED_UP)
     return errors.ModelBusy(facts.said)
 
 

@@ -21,7 +21,7 @@ from openrouter_mcp.errors import DailyQuota, MinuteQuota, ModelBusy, OpenRouter
 from openrouter_mcp.ledger.place import private_file
 from openrouter_mcp.ledger.slots import Refusal, Slot, next_midnight
 from openrouter_mcp.ledger.sqlite import Book, Cooldown, Use
-from openrouter_mcp.text import duration, time_of_day
+from openrouter_mcp.text import time_of_day
 from openrouter_mcp.wire import KeyInfo
 
 PER_MINUTE = 20
@@ -116,7 +116,9 @@ class Ledger:
         await self._read_count_if_due()
         granted = await self._in_book(Book.reserve, self._account, count, self._clock(), longest_wait, spare)
         if isinstance(granted, Refusal):
-            raise _too_late(granted, count)
+            refused = _too_late(granted, count)
+            refused.allowance = str(await self.standing())
+            raise refused
         return granted
 
     async def give_back(self, slots: Sequence[Slot]) -> None:
@@ -261,14 +263,16 @@ class Ledger:
 def _too_late(refusal: Refusal, count: int) -> OpenRouterMCPError:
     if refusal.daily and refusal.left:
         return DailyQuota(
-            f"{refusal.left} free requests are left today and this needs {count}. Ask for less.", hint_s=refusal.seconds
+            f"This needs {count} free requests and {refusal.left} are left today: nothing was sent. Ask for less."
         )
     if refusal.daily:
-        return DailyQuota("The day's free requests are used up, so nothing was sent.", hint_s=refusal.seconds)
-    return MinuteQuota(
-        f"The minute's free requests are taken, so nothing was sent: {count} could be in {duration(refusal.seconds)}.",
-        hint_s=refusal.seconds,
+        return DailyQuota(
+            "The account's free requests of this day are used up, so nothing was sent.", hint_s=refusal.seconds
+        )
+    needs = (
+        "The minute's free requests are taken" if count == 1 else f"The minute has no room for {count} free requests"
     )
+    return MinuteQuota(f"{needs}, so nothing was sent.", hint_s=refusal.seconds)
 
 
 def _reason(failure: OpenRouterMCPError) -> str:
