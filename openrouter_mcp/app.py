@@ -10,8 +10,9 @@ import httpx2
 
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.catalog import Catalog
-from openrouter_mcp.client import OpenRouter, Timeouts
+from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
+from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.settings import Settings
 
 
@@ -45,7 +46,7 @@ async def open_app(
     waits for a slot or between tries.
     """
     client = OpenRouter(settings, transport=transport, timeouts=timeouts)
-    catalog = Catalog(client.models, clock=monotonic)
+    catalog = Catalog(client.models, clock=monotonic, wall=clock)
     key = settings.key.get_secret_value() if settings.key else ""
     ledger = Ledger(key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock)
     answers = Answers(client, catalog, ledger, clock=monotonic, sleep=sleep)

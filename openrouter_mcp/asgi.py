@@ -20,7 +20,8 @@ TRANSPORTS = (STREAMABLE_HTTP, SSE)
 def web_app(server: OpenRouterServer, *, host: str, port: int, transports: tuple[str, ...] = TRANSPORTS) -> Starlette:
     """The app for a loopback `host` and exactly `port`: a page in a browser that reaches it by another name (DNS
     rebinding) or from another origin is refused."""
-    names = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+    plain = ("127.0.0.1", "localhost", "[::1]")
+    names = [*(f"{name}:{port}" for name in plain), *(plain if port == 80 else ())]
     security = TransportSecuritySettings(allowed_hosts=names, allowed_origins=[f"http://{name}" for name in names])
     routes: list[BaseRoute] = [Route("/health", _health)]
     if STREAMABLE_HTTP in transports:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from openrouter_mcp.errors import CannotVerifyPrice, OpenRouterMCPError, Outcome, UnknownModel
+from openrouter_mcp.pricing import is_free
 from openrouter_mcp.wire import Model
 
 FRESH_TO_SHOW_S = 600.0
@@ -14,15 +15,21 @@ FRESH_TO_TRUST_S = 300.0
 
 
 class Catalog:
-    """OpenRouter's models. `fetch` asks OpenRouter for the list; `clock` counts seconds and never steps back."""
+    """OpenRouter's models. `fetch` asks OpenRouter for the list; `clock` counts seconds and never steps back, but may
+    stand still while the machine sleeps, which `wall` does not."""
 
     def __init__(
-        self, fetch: Callable[[], Awaitable[list[Model]]], *, clock: Callable[[], float] = time.monotonic
+        self,
+        fetch: Callable[[], Awaitable[list[Model]]],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._fetch = fetch
         self._clock = clock
+        self._wall = wall
         self._models: dict[str, Model] = {}
-        self._read_at = float("-inf")
+        self._read_at = self._read_at_wall = float("-inf")
         self._one_download = anyio.Lock()
         self._downloads = 0
         self._failure: OpenRouterMCPError | None = None
@@ -43,14 +50,17 @@ class Catalog:
         return self.known()
 
     async def _download(self) -> None:
-        asked_at = self._clock()
+        asked_at, asked_at_wall = self._clock(), self._wall()
         try:
             models = await self._fetch()
         except OpenRouterMCPError as failure:
             self._downloads, self._failure = self._downloads + 1, failure
             raise failure.twin() from failure
         self._downloads, self._failure = self._downloads + 1, None
-        self._models, self._read_at = {model.id: model for model in models}, asked_at
+        self._models, self._read_at, self._read_at_wall = {}, asked_at, asked_at_wall
+        for model in models:
+            if model.id not in self._models or is_free(self._models[model.id]):  # listed twice: the dearer one counts
+                self._models[model.id] = model
 
     async def trusted(self) -> dict[str, Model]:
         """The models by id, fresh enough to decide about money.
@@ -72,7 +82,7 @@ class Catalog:
         return list(self._models.values())
 
     def _is_older_than(self, max_age: float) -> bool:
-        return self._clock() - self._read_at > max_age
+        return max(self._clock() - self._read_at, self._wall() - self._read_at_wall) > max_age
 
 
 def similar(model: str, known: dict[str, Model], count: int = 3) -> list[str]:

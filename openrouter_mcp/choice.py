@@ -2,7 +2,7 @@
 
 from collections.abc import Container, Iterable, Mapping
 
-from openrouter_mcp.pricing import is_free
+from openrouter_mcp.pricing import MODEL_ID, is_free
 from openrouter_mcp.text import number
 from openrouter_mcp.wire import Model
 
@@ -10,7 +10,7 @@ from openrouter_mcp.wire import Model
 def free_ranked(models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:
     """The free models that read and write text, best first, without those in `avoid`: by OpenRouter's published
     intelligence index, then the context, then the newest. Ids rotate weekly, so none is known here."""
-    usable = [model for model in models if is_free(model) and _converses(model) and model.id not in avoid]
+    usable = [model for model in models if _can_be_asked(model) and _converses(model) and model.id not in avoid]
     return sorted(
         usable, key=lambda model: (-_intelligence(model), -(model.context_length or 0), -model.created, model.id)
     )
@@ -29,6 +29,10 @@ def different_families(models: Iterable[Model], count: int) -> list[Model]:
     for model in models:
         best.setdefault(model.family, model)
     return list(best.values())[:count]
+
+
+def _can_be_asked(model: Model) -> bool:
+    return is_free(model) and MODEL_ID.fullmatch(model.id) is not None
 
 
 def _converses(model: Model) -> bool:

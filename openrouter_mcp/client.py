@@ -4,37 +4,31 @@ Every failure leaves here as one of our errors, tagged with what is known to hav
 """
 
 import ssl
-import zlib
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Generator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import anyio
 import httpx2
 
-from openrouter_mcp import __version__, failures, wire
-from openrouter_mcp.errors import BadKey, BadReply, Network, NoKey, OpenRouterMCPError, Outcome, Timeout, TooLarge
+from openrouter_mcp import __version__, failures, reading, wire
+from openrouter_mcp.errors import BadKey, BadReply, Network, NoKey, OpenRouterMCPError, Outcome, Timeout
 from openrouter_mcp.guard import Permit
+from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.settings import Settings
 from openrouter_mcp.text import one_line
 
 _JSON_BYTES = 32 * 1024 * 1024  # the catalogue is about 1 MB
 _ERROR_BYTES = 256 * 1024
-_PIECE_BYTES = 64 * 1024  # a compressed piece is unpacked in steps of this size, so that it cannot fill the memory
-_LAST_BYTES_S = 0.5
-_GZIP = 16 + zlib.MAX_WBITS
+_HEADERS = {
+    "user-agent": f"openrouter-mcp/{__version__}",
+    "x-openrouter-title": "openrouter-mcp",
+    "accept-encoding": "gzip",
+}
+_UNPREPARED = (
+    "The connection to OpenRouter could not be prepared ({}), so nothing was sent. Ask the user to check HTTPS_PROXY, "
+    "ALL_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE in this server's environment."
+)
 _CONNECTIONS = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
-
-
-@dataclass(frozen=True)
-class Timeouts:
-    """Every time-out there is, in seconds. A comment alone means a model that thinks, so it only counts as a line."""
-
-    connect: float = 5.0
-    line: float = 30.0  # without one complete line upstream is dead; dribbled bytes defeat a socket's time-out
-    first_token: float = 300.0
-    between_tokens: float = 120.0
-    whole_answer: float = 600.0
 
 
 class OpenRouter:
@@ -90,15 +84,17 @@ class OpenRouter:
         headers = self._authorization() | {"content-type": "application/json"}
         async with self._reply("POST", "/chat/completions", headers, permit) as response:
             whole = bytearray()  # a proxy may answer a streamed request with one plain JSON body
-            async with aclosing(self._lines(response)) as lines:
+            async with aclosing(reading.lines(response, self._timeouts)) as lines:
                 async for line in lines:
                     if line == b"data: [DONE]":
-                        await _to_the_end(lines)
+                        await reading.to_the_end(lines)
                         return
                     if line.startswith(b"data:"):
                         yield wire.read_event(wire.read_json(line[5:]))
-                    elif not line.startswith((b":", b"event:", b"id:", b"retry:")):
+                    elif not line.startswith((b"event:", b"id:", b"retry:")):
                         whole += line
+                        if len(whole) > wire.MAX_REPLY_BYTES:
+                            raise reading.too_large(wire.MAX_REPLY_BYTES)
             if whole.strip():
                 yield wire.read_event(wire.read_json(bytes(whole)))
 
@@ -115,21 +111,19 @@ class OpenRouter:
         """Made at the first request: the TLS context costs 40 ms that start-up need not pay."""
         if self._http is None:
             referer = {"http-referer": self._settings.app_url} if self._settings.app_url else {}
-            self._http = httpx2.AsyncClient(
-                transport=self._transport,
-                headers={
-                    "user-agent": f"openrouter-mcp/{__version__}",
-                    "x-openrouter-title": "openrouter-mcp",
-                    "accept-encoding": "gzip",
-                    **referer,
-                },
-                follow_redirects=False,  # a redirect would carry the key elsewhere
-                timeout=httpx2.Timeout(
-                    self._timeouts.line, connect=self._timeouts.connect, pool=self._timeouts.connect
-                ),
-                limits=_CONNECTIONS,
-                trust_env=self._settings.base_url.startswith("https:"),  # no proxy between us and loopback
-            )
+            try:
+                self._http = httpx2.AsyncClient(
+                    transport=self._transport,
+                    headers={**_HEADERS, **referer},
+                    follow_redirects=False,  # a redirect would carry the key elsewhere
+                    timeout=httpx2.Timeout(
+                        self._timeouts.line, connect=self._timeouts.connect, pool=self._timeouts.connect
+                    ),
+                    limits=_CONNECTIONS,
+                    trust_env=self._settings.base_url.startswith("https:"),  # no proxy between us and loopback
+                )
+            except (OSError, ValueError, ImportError) as error:
+                raise Network(_UNPREPARED.format(type(error).__name__), outcome=Outcome.BAD_TLS) from error
         return self._http
 
     @asynccontextmanager
@@ -137,8 +131,8 @@ class OpenRouter:
         self, method: str, path: str, headers: dict[str, str], permit: Permit | None = None
     ) -> AsyncGenerator[httpx2.Response]:
         """A 200 reply, its body unread; every other status is raised as what it means."""
-        client = self._client()
         with _as_our_errors():
+            client = self._client()
             request = client.build_request(
                 method, self._settings.base_url + path, headers=headers, content=permit.spend() if permit else None
             )
@@ -159,7 +153,7 @@ class OpenRouter:
             return BadReply(
                 f"The reply was a redirect (HTTP {status}), which is not followed.", outcome=Outcome.REFUSED
             )
-        body = await self._whole(response, _ERROR_BYTES)
+        body = await reading.whole(response, self._timeouts, _ERROR_BYTES)
         try:
             payload = wire.read_json(body)
         except BadReply:
@@ -168,103 +162,7 @@ class OpenRouter:
 
     async def _get(self, path: str, headers: dict[str, str] | None = None) -> object:
         async with self._reply("GET", path, headers or {}) as response:
-            return wire.read_json(await self._whole(response, _JSON_BYTES))
-
-    # --- reading, bounded in time and size --------------------------------------------------------------------------
-
-    async def _lines(self, response: httpx2.Response) -> AsyncGenerator[bytes]:
-        """The complete lines of a streamed reply."""
-        splitter, patience = wire.Lines(), _Patience(self._timeouts)
-        async with aclosing(_pieces(response, patience)) as pieces:
-            async for piece in pieces:
-                for line in splitter.feed(piece):
-                    patience.heard(line)
-                    yield line
-        if rest := splitter.end():
-            yield rest
-
-    async def _whole(self, response: httpx2.Response, limit: int) -> bytes:
-        body = bytearray()
-        async with aclosing(_pieces(response, _Patience(self._timeouts))) as pieces:
-            async for piece in pieces:
-                body += piece
-                if len(body) > limit:
-                    raise TooLarge(f"OpenRouter's reply is over {limit} bytes; the connection was closed.")
-        return bytes(body)
-
-
-class _Patience:
-    """Until when a reply may go on as it does. A comment keeps the connection alive, only a token proves progress."""
-
-    def __init__(self, timeouts: Timeouts) -> None:
-        self._timeouts = timeouts
-        self._started = self._line_at = self._token_at = anyio.current_time()
-        self._between = timeouts.first_token
-
-    def heard(self, line: bytes) -> None:
-        """A complete line came."""
-        self._line_at = anyio.current_time()
-        if line.startswith(b"data:"):
-            self._token_at, self._between = self._line_at, self._timeouts.between_tokens
-
-    @property
-    def _dead_at(self) -> float:
-        return self._line_at + self._timeouts.line
-
-    @property
-    def deadline(self) -> float:
-        """When to give up, on the event loop's clock."""
-        return min(self._dead_at, self._token_at + self._between, self._started + self._timeouts.whole_answer)
-
-    def failure(self) -> Timeout:
-        """Why it was given up. A model that thinks too long would do so again; a dead connection might not."""
-        if anyio.current_time() >= self._dead_at:
-            return Timeout("OpenRouter fell silent in the middle of a reply; the connection was closed.")
-        return Timeout(
-            "The model sent nothing but keep-alive comments, or took too long; the connection was closed.",
-            outcome=Outcome.BROKE,
-        )
-
-
-async def _to_the_end(lines: AsyncGenerator[bytes]) -> None:
-    """Read what follows the last event: a connection whose reply was read to its end is kept for the next call. The
-    answer is whole already, so neither a slow end nor a broken one matters."""
-    with anyio.move_on_after(_LAST_BYTES_S), suppress(OpenRouterMCPError, httpx2.TransportError):
-        async for _ in lines:
-            pass
-
-
-async def _pieces(response: httpx2.Response, patience: _Patience) -> AsyncGenerator[bytes]:
-    """The body, unpacked, piece by piece."""
-    unpack = _unpacker(response.headers.get("content-encoding", "identity").lower())
-    raw = aiter(response.aiter_raw())
-    while True:
-        with anyio.CancelScope(deadline=patience.deadline) as scope:
-            packed = await anext(raw, None)
-        if scope.cancelled_caught:
-            raise patience.failure()
-        if packed is None:
-            return
-        for piece in unpack(packed):
-            yield piece
-
-
-def _unpacker(encoding: str) -> Callable[[bytes], Iterator[bytes]]:
-    if encoding == "identity":
-        return lambda data: iter((data,))
-    if encoding != "gzip":
-        raise BadReply("OpenRouter's reply is packed in a way that was not asked for.")
-    inflate = zlib.decompressobj(_GZIP)
-
-    def unpack(data: bytes) -> Iterator[bytes]:
-        while data:
-            try:
-                yield inflate.decompress(data, _PIECE_BYTES)
-            except zlib.error as error:
-                raise BadReply("OpenRouter's reply is packed wrongly.") from error
-            data = inflate.unconsumed_tail
-
-    return unpack
+            return wire.read_json(await reading.whole(response, self._timeouts, _JSON_BYTES))
 
 
 @contextmanager

@@ -174,21 +174,21 @@ class ModelBusy(OpenRouterMCPError):
 
     code = "model_busy"
     outcome = Outcome.POOL_LIMIT
-    advice = "Try again later, or ask another model."
+    advice = "Another model may answer."
 
 
 class NoCredit(OpenRouterMCPError):
     """The account or the key has nothing left to spend; a negative balance stops free models too."""
 
     code = "no_credit"
-    advice = "A negative balance stops free models too. Tell the user; check_credits shows what is known."
+    advice = "Tell the user; check_credits shows what is known."
 
 
 class Blocked(OpenRouterMCPError):
     """Moderation, a guardrail, a region or a permission."""
 
     code = "blocked"
-    advice = "Rephrase the request or ask another model; the same request would be refused again."
+    advice = "The same request would be refused again: rephrase it, or ask another model."
 
 
 class Privacy(OpenRouterMCPError):

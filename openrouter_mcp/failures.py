@@ -36,6 +36,8 @@ def read(
     metadata, availability = _object(error.get("metadata")), _object(error.get("availability"))
     if not error and (status >= 500 or status == 408):
         return errors.Upstream(f"The reply was an HTTP {status} that is not OpenRouter's.", outcome=Outcome.LOST)
+    if not error and status not in (401, 413, 429):
+        return errors.BadReply(f"The reply was an HTTP {status} that is not OpenRouter's.", outcome=Outcome.REFUSED)
     inner = {str(name).lower(): value for name, value in _object(metadata.get("headers")).items()}
     marks = {name: headers.get(name, inner.get(name)) for name in _MARKS}
     code = _error_status(error.get("code")) or _error_status(error.get("http_status")) or status
@@ -90,8 +92,10 @@ def _classify(facts: _Facts, *, own: bool) -> OpenRouterMCPError:
         case 401:
             return errors.BadKey(facts.said)
         case 402:
-            in_flight = "in_flight" in facts.source
-            return errors.NoCredit(facts.said, outcome=Outcome.IN_FLIGHT if in_flight else None)
+            if "in_flight" in facts.source:
+                return errors.NoCredit(facts.said, outcome=Outcome.IN_FLIGHT)
+            negative = "" if "limit" in facts.source else " A negative balance stops free models too."
+            return errors.NoCredit(facts.said + negative)
         case 403:
             spent = any(word in facts.source for word in _SPENT) or "limit exceeded" in facts.message.lower()
             return errors.NoCredit(facts.said) if spent else errors.Blocked(facts.said)

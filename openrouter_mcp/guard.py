@@ -5,7 +5,6 @@
 3. The wire: a body built field by field, which tells OpenRouter itself to refuse anything that costs.
 """
 
-import re
 from dataclasses import dataclass, field, replace
 
 from openrouter_mcp import choice
@@ -13,12 +12,11 @@ from openrouter_mcp.catalog import Catalog, find, similar
 from openrouter_mcp.errors import InvalidRequest, NotFree, TooLarge, UnknownModel
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.slots import Slot
-from openrouter_mcp.pricing import FREE_ROUTER, FREE_SUFFIX, costs_nothing, is_free, per_million
+from openrouter_mcp.pricing import FREE_ROUTER, FREE_SUFFIX, MODEL_ID, costs_nothing, is_free, per_million
 from openrouter_mcp.wire import ChatRequest, Model, chat_body
 
 MAX_PROMPT_BYTES = 1024 * 1024
-# author/name, then at most one variant; ASCII and nothing that a second parser could read otherwise.
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}(:[a-z0-9]{1,20})?", re.ASCII)
+_MAX_ID = 200
 # USD per million tokens, per request and per item; strings, as the API's schema has them. OpenRouter refuses to route
 # where a price is higher: https://openrouter.ai/docs/guides/routing/provider-selection#max-price
 _NOTHING = {"prompt": "0", "completion": "0", "request": "0", "image": "0", "audio": "0"}
@@ -79,7 +77,7 @@ async def check(request: ChatRequest, catalog: Catalog) -> ChatRequest:
     for model in (request.model, *request.fallbacks):  # whichever may serve
         if model != FREE_ROUTER:
             entry = await _free_entry(model, catalog)
-            limits.append(entry.top_provider.max_completion_tokens or request.max_tokens)
+            limits += [limit for limit in [entry.top_provider.max_completion_tokens] if limit and limit > 0]
     return replace(request, max_tokens=min(limits))
 
 
@@ -89,6 +87,8 @@ def _check_size(request: ChatRequest) -> None:
     size = len(request.prompt.encode("utf-8", "replace")) + len(request.system.encode("utf-8", "replace"))
     if size > MAX_PROMPT_BYTES:
         raise TooLarge(f"The prompt has {size} bytes; the limit is {MAX_PROMPT_BYTES}. Send a shorter one, or parts.")
+    if not request.model or len(request.model) > _MAX_ID:
+        raise InvalidRequest(f"A model's id has 1 to {_MAX_ID} characters; list_free_models shows the ids.")
     if request.max_tokens < 1:
         raise InvalidRequest("max_tokens must be 1 or more.")
 
@@ -98,9 +98,9 @@ async def _free_entry(model: str, catalog: Catalog) -> Model:
     known = await catalog.trusted()
     reason = _cannot_be_free(model)
     if reason:
-        raise NotFree(model[:200], reason, _two_free(known))
-    if not _ID.fullmatch(model):
-        raise UnknownModel(model[:200], similar(model, known))
+        raise NotFree(model, reason, _two_free(known))
+    if not MODEL_ID.fullmatch(model):
+        raise UnknownModel(model, similar(model, known))
     entry = find(model, known)
     if not entry.id.endswith(FREE_SUFFIX):
         raise NotFree(model, _costs(entry), _free_twin(entry, known) or _two_free(known))

@@ -8,6 +8,8 @@ from openrouter_mcp.wire import Model
 
 FREE_ROUTER = "openrouter/free"  # picks one of the free models; needs no entry in the catalogue
 FREE_SUFFIX = ":free"
+# author/name, then at most one variant; ASCII and nothing that a second parser could read otherwise.
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}(:[a-z0-9]{1,20})?", re.ASCII)
 # No sign, blank or exponent: "-1" marks a dynamic price, and what is not plainly a number is not plainly nothing.
 _PLAIN = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?", re.ASCII)
 _REQUIRED = ("prompt", "completion")

@@ -53,7 +53,7 @@ def record(row: Answer | OpenRouterMCPError) -> dict[str, object]:
             "retry_after_s": row.hint_s,
             "attempts": row.attempts,
         }
-        return facts | ({"model": row.model} if row.model else {})
+        return facts | ({"model": _name(row)} if row.model else {})
     return {
         "status": row.status,
         "model": row.model,
@@ -118,7 +118,7 @@ def _footer(answer: Answer) -> str:
         _name(answer) + (f" via {one_line(answer.provider, 60)}" if answer.provider else ""),
         f"{usage.prompt_tokens} in + {usage.completion_tokens} out tokens{reasoning}",
         f"{answer.seconds:.1f} s",
-        _usd(usage.cost),
+        "cost unknown" if usage.cost is None else _usd(usage.cost),
     ]
     if answer.attempts > 1:
         parts.append(f"{answer.attempts} requests")
@@ -131,12 +131,12 @@ def _name(row: Answer | OpenRouterMCPError) -> str:
     """The model that answered; where another was asked for, both."""
     if isinstance(row, Answer) and row.served not in ("", *row.models):
         return f"{one_line(row.served, 100)} (asked as {row.models[0]})"
-    return row.model
+    return one_line(row.model, 100)
 
 
 def _row(row: Answer | OpenRouterMCPError) -> list[str]:
     if isinstance(row, OpenRouterMCPError):
-        return [row.model, row.code, "-", "-", "-"]
+        return [_name(row), row.code, "-", "-", "-"]
     return [_name(row), row.status, f"{row.seconds:.1f}", str(row.usage.completion_tokens), _usd(row.usage.cost)]
 
 
@@ -188,7 +188,7 @@ def _usage_line(key: KeyInfo) -> str:
 def _usd(amount: Decimal | None) -> str:
     """Exact, without the noughts that say nothing; cents always."""
     if amount is None:
-        return "unknown cost"
+        return "unknown"
     whole, _, cents = f"{abs(amount):f}".partition(".")
     cents = cents.rstrip("0")
     sign = "-" if amount < 0 else ""

@@ -64,6 +64,8 @@ def decide(failure: OpenRouterMCPError, tries: Tries, jitter: float) -> Decision
         return STOP  # an answer for the agent, not a sleep
     if not _once_more(failure.outcome, hint, tries):
         return STOP
+    if another and tries.in_all >= MAX_PER_MODEL:
+        return STOP  # once is once, whichever model it is
     return _again(tries, max(hint or 0.0, _backoff(tries, jitter)), another=another)
 
 

@@ -14,7 +14,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from mcp_types import Tool as ListedTool
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from openrouter_mcp import __version__, render
 from openrouter_mcp.app import App
@@ -48,6 +48,7 @@ def build(app: App) -> "OpenRouterServer":
         log_level="WARNING",
         cache_hints={"tools/list": CacheHint(ttl_ms=_TOOL_LIST_TTL_MS, scope="public")},
     )
+    server.key = app.settings.key
     for tool in TOOLS:
         server.add_tool(
             _as_result(tool.run),
@@ -64,7 +65,9 @@ def build(app: App) -> "OpenRouterServer":
 
 
 class OpenRouterServer(MCPServer[App]):
-    """The SDK's server with tidier schemas, our errors, and no argument silently dropped."""
+    """The SDK's server with tidier schemas, our errors, no argument silently dropped, and no `key` in any result."""
+
+    key: SecretStr | None = None
 
     async def list_tools(self) -> list[ListedTool]:
         """The tools with schemas that every client can read."""
@@ -88,9 +91,17 @@ class OpenRouterServer(MCPServer[App]):
         if unknown:
             return _error(_unknown_argument(name, unknown[0], known[name]))
         try:
-            return await super().call_tool(name, arguments, context)
+            result = await super().call_tool(name, arguments, context)
         except ToolError as failure:
-            return _error(_as_our_error(name, failure.__cause__))
+            result = _error(_as_our_error(name, failure.__cause__))
+        return self._without_key(result)
+
+    def _without_key(self, result: CallToolResult | InputRequiredResult) -> CallToolResult | InputRequiredResult:
+        """The last door: a host that is sent the key might say it back."""
+        text = result.model_dump_json(by_alias=True)
+        if self.key is None or self.key.get_secret_value() not in text:
+            return result
+        return type(result).model_validate_json(text.replace(self.key.get_secret_value(), "[key]"))
 
     async def serve(self, incoming: Any, outgoing: Any) -> None:  # noqa: ANN401 - the SDK's own stream protocols are private
         """Serve one connection over a pair of the SDK's message streams until `incoming` ends."""
@@ -140,6 +151,8 @@ def _complaint(where: tuple[int | str, ...], kind: str, error: Any) -> str:  # n
         "int_type": "must be a whole number",
         "int_parsing": "must be a whole number",
         "int_from_float": "must be a whole number",
+        "int_parsing_size": "is far too large",
+        "finite_number": "must be a whole number",
         "tuple_type": "must be a list",
         "greater_than_equal": f"must be {limits.get('ge')} or more",
         "less_than_equal": f"must be {limits.get('le')} or less",

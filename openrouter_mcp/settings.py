@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
 # Strict, so that no two parsers can read two hosts in one URL: no userinfo, query, fragment, escape or backslash.
 _URL = re.compile(r"(https?)://([a-z0-9.-]+|\[::1\])(:[0-9]{1,5})?((?:/[A-Za-z0-9._~-]+)*)/?")
 _ASCII = re.compile(r"[\x20-\x7e]+")
-_KEY_FILE_BYTES = 4096
+_KEY_FILE_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,11 @@ def _key(environ: Mapping[str, str]) -> tuple[SecretStr | None, str]:
     if not text and path:
         name = "OPENROUTER_API_KEY_FILE"
         try:
-            with Path(path).expanduser().open("rb") as file:
-                text = file.read(_KEY_FILE_BYTES).decode("utf-8", "replace").strip()
+            text = _read_key_file(Path(path).expanduser())
         except (OSError, RuntimeError) as error:  # RuntimeError: a `~` without a home folder
             return None, f"{name} cannot be read: {type(error).__name__}."
         if not text:
-            return None, f"{name} is empty."
+            return None, f"{name} names a file that is empty, too long for a key, or no regular file."
     if not text:
         return None, ""
     if re.fullmatch(r"[\x21-\x7e]+", text):
@@ -75,6 +75,15 @@ def _key(environ: Mapping[str, str]) -> tuple[SecretStr | None, str]:
         f"{name} holds a space, a line break or a character that is not printable ASCII: it has {len(text)} "
         f"characters{tail}. Set it to the key alone, without quotes."
     )
+
+
+def _read_key_file(path: Path) -> str:
+    """The key in the file; empty when it cannot be one. A pipe nobody writes to must not hold up the start."""
+    with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return ""
+        content = file.read(_KEY_FILE_BYTES + 1)
+    return content.decode("utf-8-sig", "replace").strip() if len(content) <= _KEY_FILE_BYTES else ""
 
 
 def _base_url(environ: Mapping[str, str]) -> str:

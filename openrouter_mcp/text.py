@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 # Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
 _KEPT = frozenset("\n\t\u200c\u200d")
-_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co"})  # what this Python does not know yet may be tomorrow's emoji
 
 
 def clean(text: str) -> str:
@@ -18,8 +18,13 @@ def clean(text: str) -> str:
 
 
 def _is_unseen(char: str) -> bool:
-    """Control, format and the like; and the variation selectors that no script needs but that can spell a message."""
-    return unicodedata.category(char) in _UNSEEN or "\U000e0100" <= char <= "\U000e01ef"
+    """Control, format and the like; and the plane of tags and selectors, which can spell a message."""
+    return unicodedata.category(char) in _UNSEEN or "\U000e0000" <= char <= "\U000e0fff"
+
+
+def encodable(text: str) -> str:
+    """`text` with halves of a character, as a client that cuts an emoji sends them, replaced by a mark."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def one_line(text: object, limit: int = 300) -> str:

@@ -9,10 +9,19 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from openrouter_mcp import failures
-from openrouter_mcp.errors import BadReply, OpenRouterMCPError, TooLarge
+from openrouter_mcp.errors import BadReply, OpenRouterMCPError
+from openrouter_mcp.text import encodable
 
 _LEAST_USD, _MOST_USD = Decimal("1e-18"), Decimal("1e9")  # beyond these a cost is a mistake
 _MOST_DIGITS = 30
@@ -35,8 +44,8 @@ class ChatRequest:
 
 def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Sequence[Mapping[str, object]]) -> bytes:
     """The JSON that leaves: built field by field from an allow-list, never merged from somebody's dict."""
-    messages = [{"role": "system", "content": request.system}] if request.system else []
-    messages.append({"role": "user", "content": request.prompt})
+    messages = [{"role": "system", "content": encodable(request.system)}] if request.system else []
+    messages.append({"role": "user", "content": encodable(request.prompt)})
     body: dict[str, object] = {
         "model": request.model,  # always sent: without it the account's default model would answer
         "messages": messages,
@@ -75,34 +84,6 @@ class Event:
     generation_id: str = ""
     usage: Usage | None = None
     failure: OpenRouterMCPError | None = None
-
-
-class Lines:
-    """Cuts a byte stream into complete lines; any split of the same bytes gives the same lines."""
-
-    def __init__(self, limit: int = MAX_REPLY_BYTES) -> None:
-        self._limit = limit
-        self._rest = bytearray()
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that `data` completes, without their ends.
-
-        Raises:
-            TooLarge: when one line grows over the limit.
-        """
-        *lines, rest = data.split(b"\n")
-        if not lines:
-            self._rest += rest  # in place: a line that comes in many pieces is not copied for each
-        else:
-            lines[0] = bytes(self._rest) + lines[0]
-            self._rest = bytearray(rest)
-        if any(len(line) > self._limit for line in (*lines, self._rest)):
-            raise TooLarge(f"OpenRouter sent a line of over {self._limit} bytes; the connection was closed.")
-        return [line.rstrip(b"\r") for line in lines]
-
-    def end(self) -> bytes:
-        """What came after the last line end."""
-        return bytes(self._rest)
 
 
 def read_json(data: bytes) -> object:
@@ -192,7 +173,20 @@ def _amount(value: object) -> Decimal | None:
 
 
 class _Lenient(BaseModel):
+    """A field that is not what it should be counts as left out, unless the whole means nothing without it."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _or_left_out(cls, value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
+        field = cls.model_fields[info.field_name or ""]
+        try:
+            return read(value)
+        except ValidationError:
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
 
 
 class Architecture(_Lenient):

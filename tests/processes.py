@@ -26,7 +26,8 @@ def environment(**settings: str) -> dict[str, str]:
     fails at once."""
     return (
         CLEAN
-        | {"HTTPS_PROXY": "http://127.0.0.1:9", "PYTHONWARNINGS": "error"}
+        | dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
+        | {"PYTHONWARNINGS": "error"}
         | {"OPENROUTER_MCP_STATE_DIR": tempfile.mkdtemp(dir=_BOOKS.name)}
         | settings
     )

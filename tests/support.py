@@ -12,7 +12,7 @@ from mcp_types import CallToolResult, TextContent
 from pydantic import SecretStr
 
 from openrouter_mcp.app import App, open_app
-from openrouter_mcp.client import Timeouts
+from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.sandbox import Sandbox
 from openrouter_mcp.sandbox.transport import StreamingTransport
 from openrouter_mcp.server import build

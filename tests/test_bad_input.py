@@ -48,6 +48,8 @@ WRONG: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "models must be a list.",
     ),
     "a model twice": ("compare_models", HI | {"models": FREE + FREE}, "invalid_request", "is named twice"),
+    "an id of 1 MB": ("ask_model", HI | {"model": "x" * 2**20}, "invalid_request", "has 1 to 200 characters"),
+    "a number beyond all": ("ask_model", HI | {"max_tokens": 1e308}, "invalid_request", "max_tokens is far too large."),
     "limit of 0": ("list_free_models", {"limit": 0}, "invalid_request", "limit must be 1 or more."),
     "limit of 1000": ("list_free_models", {"limit": 1000}, "invalid_request", "limit must be 50 or less."),
 }
@@ -133,3 +135,14 @@ async def test_a_fault_of_our_own_is_said_to_be_one_and_keeps_its_details_in_the
     assert "a detail" not in text
     assert record["code"] == "internal"
     assert "a detail" in caplog.text
+
+
+async def test_strange_ids_make_strange_rows_and_nothing_else(sandbox: Sandbox) -> None:
+    models = ["", "x" * 2**20, "a\n| b | c |\n## d", "acme/tiny:free"]
+    async with connected(sandbox) as client:
+        text, record, is_error = await ask(client, "compare_models", prompt="Hi", models=models)
+    assert not is_error
+    codes = [row.get("code", row["status"]) for row in record["rows"]]
+    assert codes == ["invalid_request", "invalid_request", "unknown_model", "complete"]
+    assert len(text) < 3000
+    assert len(text.partition("\n\n")[0].splitlines()) == 5

@@ -47,7 +47,8 @@ def test_try_with_a_key_uses_openrouter_free_models_only() -> None:
     with Upstream() as upstream:
         done = run("try", **upstream.settings)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith("Trying OpenRouter itself with your key, free models only.")
+        url = upstream.settings["OPENROUTER_BASE_URL"]
+        assert done.stdout.startswith(f"Trying {url} with your key, free models only.")
         models = {chat.body["model"] for chat in upstream.sandbox.chats}
         assert len(upstream.sandbox.chats) == 4
         assert all(model == "openrouter/free" or model.endswith(":free") for model in models)
@@ -116,3 +117,29 @@ async def test_the_example_starts_the_server_it_names(example: StdioServerParame
 def test_the_readme_names_every_setting_and_no_other() -> None:
     source = (ROOT / "openrouter_mcp" / "settings.py").read_text()
     assert set(re.findall(r"`(OPENROUTER_\w+)`", README)) == set(re.findall(r'"(OPENROUTER_\w+)"', source))
+
+
+def test_the_key_passes_no_logger_not_even_in_a_traceback() -> None:
+    script = """
+import logging, sys
+from openrouter_mcp import cli, settings
+read = settings.load()
+cli._log_to_stderr(read.key)
+key = read.key.get_secret_value()
+logging.getLogger("uvicorn.error").error("sent %s", key)
+try:
+    raise ValueError(key)
+except ValueError:
+    logging.getLogger("anything").exception("failed")
+"""
+    done = subprocess.run(
+        [SERVER[0], "-c", script],
+        env=environment(OPENROUTER_API_KEY=CANARY),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert CANARY not in done.stderr
+    assert done.stderr.count("[key]") == 2
+    assert "Traceback" in done.stderr

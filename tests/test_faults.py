@@ -1,25 +1,36 @@
 """What goes wrong upstream: how many requests reach OpenRouter, and what the agent reads."""
 
-import gc
 import ssl
 import tracemalloc
+import zlib
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
 from functools import partial
 
 import anyio
+import anyio.lowlevel
 import httpx2
 import pytest
 from mcp import Client
 from processes import Upstream
-from support import ERAS, SETTINGS, Time, ask, connected, until
+from support import CANARY, ERAS, SETTINGS, Time, ask, connected, until
 
 from openrouter_mcp.app import open_app
-from openrouter_mcp.client import Timeouts
+from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import load
 
 MODEL = "acme/tiny:free"
+
+
+def packed(piece: bytes, times: int) -> Fault:
+    """A small gzip body that unpacks to `piece` so many times."""
+    packer = zlib.compressobj(9, wbits=31)
+    body = b"".join(packer.compress(piece) for _ in range(times)) + packer.flush()
+    return Fault(body=body, headers={"content-type": "text/event-stream", "content-encoding": "gzip"})
+
+
 HASTY = Timeouts(line=0.3, first_token=0.5, between_tokens=0.5)
 
 # fault, requests that reach OpenRouter when it strikes every time, code, words the agent must read
@@ -198,21 +209,44 @@ async def test_a_certificate_that_is_not_trusted_is_not_tried_again() -> None:
     assert len(calls) == 1
 
 
-async def test_a_gzip_bomb_is_cut_off_without_filling_the_memory(sandbox: Sandbox) -> None:
+BOMBS = {
+    "one endless line": faults.gzip_bomb(),
+    "lines that are no events": packed(b"x" * 2**20 + b"\n", 300),
+    "blank lines": packed(b"\n" * 2**20, 5),
+    "comments": packed(b":\n" * 2**19, 5),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+async def test_a_gzip_bomb_is_cut_off_without_filling_the_memory_or_stopping_the_others(
+    sandbox: Sandbox, bomb: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if bomb in (BOMBS["blank lines"], BOMBS["comments"]):  # which cost nothing but time, so that the whole is limited
+        monkeypatch.setattr("openrouter_mcp.reading._REPLY_BYTES", 4 * 1024 * 1024)
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            turns += 1
+
     async with connected(sandbox) as client:
         await ask(client, prompt="Hi", model=MODEL)
-        sandbox.fail(faults.gzip_bomb())
-        gc.collect()
-        tracemalloc.start()
-        try:
-            _, record, is_error = await ask(client, prompt="Hi", model=MODEL)
-            _, peak = tracemalloc.get_traced_memory()
-        finally:
-            tracemalloc.stop()
+        sandbox.fail(bomb)
+        async with anyio.create_task_group() as group:
+            group.start_soon(others)
+            tracemalloc.start()
+            try:
+                _, record, is_error = await ask(client, prompt="Hi", model=MODEL)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+                group.cancel_scope.cancel()
     assert is_error
     assert record["code"] == "too_large"
     assert peak < 32 * 1024 * 1024
-    assert len(sandbox.chats) == 2
+    assert turns > 100  # a turn between any two pieces
 
 
 async def test_endless_tokens_are_cut_and_the_connection_closed(
@@ -266,3 +300,53 @@ async def test_calls_one_after_the_other_share_one_connection() -> None:
                 _, _, is_error = await ask(client, prompt="Hi", model=MODEL)
                 assert not is_error
         assert len(upstream.connections) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        faults.refusal(401, f"Incorrect API key provided: {CANARY}."),
+        faults.refusal(400, "Bad request", metadata={"raw": f"authorization: Bearer {CANARY}"}),
+        Fault(json={"choices": [{"message": {"content": f"Your key is {CANARY}"}, "finish_reason": "stop"}]}),
+        Fault(model=f"acme/{CANARY}"),
+    ],
+    ids=["message", "raw", "answer", "model"],
+)
+async def test_a_host_that_says_the_key_back_does_not_bring_it_to_the_agent(sandbox: Sandbox, fault: Fault) -> None:
+    sandbox.fail(fault)
+    async with connected(sandbox) as client:
+        result = await client.call_tool("ask_model", {"prompt": "Hi", "model": MODEL})
+    shown = result.model_dump_json()
+    assert CANARY not in shown
+    assert "[key]" in shown
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "ALL_PROXY", "HTTPS_PROXY"])
+async def test_an_environment_that_no_connection_can_be_made_with_is_named(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "ftp://nowhere.invalid")
+    settings = load({"OPENROUTER_API_KEY": CANARY, "OPENROUTER_BASE_URL": "https://openrouter.ai/api/v1"})
+    async with open_app(replace(settings, state_dir=None)) as app, Client(build(app)) as client:
+        text, record, _ = await ask(client, "list_free_models")
+    assert record["code"] == "network"
+    assert "could not be prepared" in text
+    assert name in text
+
+
+async def test_a_model_list_that_never_ends_is_cut_off(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openrouter_mcp.client._JSON_BYTES", 10_000)
+    async with connected(sandbox) as client:
+        text, record, _ = await ask(client, "list_free_models")
+    assert record["code"] == "too_large"
+    assert "10000 bytes" in text
+
+
+async def test_an_answer_that_takes_longer_than_any_may_is_cut_off(sandbox: Sandbox) -> None:
+    sandbox.fail(Fault(then="tokens", every_s=0.01))
+    limits = Timeouts(line=30, first_token=30, between_tokens=30, whole_answer=0.3)
+    async with connected(sandbox, timeouts=limits) as client:
+        text, record, _ = await ask(client, prompt="Hi", model=MODEL)
+    assert record["status"] == "partial"
+    assert "took too long" in text
+    assert sandbox.open_streams == 0

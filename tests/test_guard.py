@@ -59,6 +59,17 @@ async def test_what_is_not_plainly_free_is_refused_before_anything_is_sent(
     assert text.isprintable()  # what cannot be seen in the id is shown escaped
 
 
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_model_listed_twice_is_as_dear_as_the_dearer(sandbox: Sandbox, *, first: bool) -> None:
+    row = next(row for row in sandbox.catalog if row["id"] == "acme/tiny:free")
+    priced = row | {"pricing": {"prompt": "0.000001", "completion": "0.000001"}}
+    sandbox.catalog.insert(0 if first else len(sandbox.catalog), priced)
+    async with connected(sandbox) as client:
+        _, record, _ = await ask(client, prompt="Hi", model="acme/tiny:free")
+    assert record["code"] == "not_free"
+    assert sandbox.chats == []
+
+
 @pytest.mark.parametrize(
     "model", ["acme/tiny\u200b:free", "acme/tiny/x:free", "../tiny:free", "acme/tiny :free", ":free"]
 )

@@ -17,7 +17,7 @@ LAYERS = (
     {"choice", "retry", "pricing"},
     {"catalog", "ledger"},
     {"guard"},
-    {"client"},
+    {"client", "reading"},
     {"answers", "attachments"},
     {"compare", "batch"},
     {"app", "render"},
@@ -31,7 +31,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAY_IMPORT = {
     "mcp": {"server", "asgi", "cli", "tools.arguments"},
     "mcp_types": {"server", "asgi", "cli"},
-    "httpx2": {"client", "app", "sandbox.transport"},
+    "httpx2": {"client", "reading", "app", "sandbox.transport"},
     "starlette": {"asgi", "cli"},
     "uvicorn": {"cli"},
 }

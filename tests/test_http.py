@@ -148,6 +148,14 @@ def test_a_signal_ends_it_with_calls_in_flight(number: signal.Signals, path: str
         caller.join(10)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_signal_as_soon_as_it_says_that_it_serves_ends_it() -> None:
+    for _ in range(3):
+        with serving("--sandbox") as (_, process):
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(5) == 0
+
+
 async def call_until_cut(address: str, path: str) -> None:
     """Five calls that never end by themselves; how the client sees the cut is its own affair."""
 

@@ -1,5 +1,6 @@
 """The environment as settings: where the key may go, and what is said of one that cannot be used."""
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -58,17 +59,38 @@ def test_a_blank_variable_is_no_key_and_no_problem(blank: str) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_a_problem_to_tell(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing", tmp_path):
-        read = load({"OPENROUTER_API_KEY_FILE": str(path)})
-        assert read.key is None
-        assert "OPENROUTER_API_KEY_FILE cannot be read" in read.key_problem
+    read = load({"OPENROUTER_API_KEY_FILE": str(tmp_path / "missing")})
+    assert (read.key, read.key_problem) == (None, "OPENROUTER_API_KEY_FILE cannot be read: FileNotFoundError.")
 
 
-@pytest.mark.parametrize("content", [b"", b" \n"], ids=ascii)
-def test_an_empty_file_is_a_problem_to_tell(content: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b" \n", CANARY.encode() * 100], ids=["empty", "blank", "long"])
+def test_a_file_that_holds_no_key_is_a_problem_to_tell(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(content)
     read = load({"OPENROUTER_API_KEY_FILE": str(tmp_path / "key")})
-    assert (read.key, read.key_problem) == (None, "OPENROUTER_API_KEY_FILE is empty.")
+    assert read.key is None
+    assert "empty, too long for a key, or no regular file" in read.key_problem
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes in folders")
+def test_a_pipe_nobody_writes_to_does_not_hold_up_the_start(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "key")
+    for path in (tmp_path / "key", tmp_path, Path("/dev/zero")):
+        assert load({"OPENROUTER_API_KEY_FILE": str(path)}).key_problem
+
+
+def test_a_file_saved_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """As Notepad saves it."""
+    (tmp_path / "key").write_bytes(b"\xef\xbb\xbf" + CANARY.encode() + b"\r\n")
+    assert key_of(load({"OPENROUTER_API_KEY_FILE": str(tmp_path / "key")})) == CANARY
+
+
+def test_where_files_cannot_be_opened_without_waiting_they_are_opened_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    monkeypatch.delattr(os, "O_NONBLOCK")
+    (tmp_path / "key").write_text(CANARY)
+    assert key_of(load({"OPENROUTER_API_KEY_FILE": str(tmp_path / "key")})) == CANARY
 
 
 @pytest.mark.parametrize(
@@ -81,7 +103,6 @@ def test_an_empty_file_is_a_problem_to_tell(content: bytes, tmp_path: Path) -> N
         pytest.param(f"{CANARY[:9]}\r\n{CANARY[9:-4]}wxyz", "'wxyz'", id="a line break"),
         pytest.param(f"{CANARY}\x00{CANARY[:-4]}wxyz", "'wxyz'", id="a control character"),
         pytest.param(f"\u201c{CANARY[:-4]}wx\u201d", r"wx\u201d", id="curly quotes"),
-        pytest.param(f"\ufeff{CANARY[:-4]}wxyz", "'wxyz'", id="a byte order mark"),
     ],
 )
 @pytest.mark.parametrize("source", ["OPENROUTER_API_KEY", "OPENROUTER_API_KEY_FILE"])

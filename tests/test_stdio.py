@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client, StdioServerParameters
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PARSE_ERROR, PROTOCOL_VERSION_META_KEY
 from processes import SERVER, Upstream, environment, initialize, receive, send, spawned, wait_until
 from support import CANARY, ERAS, ask
 
@@ -57,16 +57,31 @@ def test_a_discover_followed_by_modern_requests_works() -> None:
         assert len(receive(process)["result"]["tools"]) == 4
 
 
-def test_a_broken_line_is_answered_and_does_not_end_the_server() -> None:
+def test_a_broken_line_is_answered_and_neither_ends_the_server_nor_decides_the_era() -> None:
+    with spawned("--sandbox") as process:
+        assert process.stdin is not None
+        for broken in (b"{not json\n", b"[[[[\n", b"7\n", b"\xff\xfe\n"):
+            process.stdin.write(broken)
+            process.stdin.flush()
+            assert receive(process)["error"]["code"] == PARSE_ERROR
+        send(process, "server/discover", id_=1, _meta=ENVELOPE)
+        assert receive(process)["id"] == 1
+        initialize(process)
+        send(process, "tools/list", id_=2)
+        assert receive(process)["id"] == 2
+
+
+def test_half_an_emoji_does_not_lose_the_call() -> None:
+    """Clients that cut a text at a number of UTF-16 units send such halves."""
     with spawned("--sandbox") as process:
         initialize(process)
         assert process.stdin is not None
-        process.stdin.write(b"{not json\n")
-        send(process, "tools/list", id_=2)
-        answers = [receive(process)]
-        if answers[0].get("id") != 2:
-            answers.append(receive(process))
-        assert answers[-1]["id"] == 2
+        arguments = '{"prompt": "cut here \\ud83d", "model": "acme/tiny:free"}'
+        call = '{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"ask_model","arguments":%s}}\n'
+        process.stdin.write((call % arguments).encode())
+        process.stdin.flush()
+        result = receive(process)["result"]
+        assert "'cut here \ufffd'" in result["content"][0]["text"]
 
 
 def test_without_a_key_it_starts_lists_and_says_which_variable_to_set(tmp_path: Path) -> None:
@@ -161,3 +176,14 @@ def test_where_the_loop_takes_no_signal_handlers_it_serves_without_them() -> Non
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(1) == 0
+
+
+def test_the_end_of_stdin_ends_it_although_the_client_no_longer_reads() -> None:
+    """More is waiting to be written than the pipe holds."""
+    with spawned("--sandbox") as process:
+        initialize(process)
+        for number in range(100):
+            send(process, "tools/list", id_=10 + number)
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(2) == 0

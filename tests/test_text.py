@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrouter_mcp.text import clean, duration, one_line
+from openrouter_mcp.text import clean, duration, encodable, one_line
 
 ANYTHING = st.text(
     st.characters(exclude_categories=())
@@ -21,11 +21,13 @@ FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"  # one sign of three peopl
 def test_clean_text_holds_nothing_unseen_and_can_be_sent(text: str) -> None:
     cleaned = clean(text)
     cleaned.encode()
-    unseen = {"Cc", "Cf", "Cs", "Co", "Cn"}
+    tags = {chr(code) for code in range(0xE0000, 0xE1000)}
+    assert not tags & set(cleaned)
+    unseen = {"Cc", "Cf", "Cs", "Co"}
     assert {char for char in cleaned if unicodedata.category(char) in unseen} <= set("\n\t\u200c\u200d")
     assert clean(cleaned) == cleaned
     kept = iter(cleaned)
-    assert all(char in kept for char in text if unicodedata.category(char) not in unseen)
+    assert all(char in kept for char in text if unicodedata.category(char) not in unseen and char not in tags)
 
 
 @settings(max_examples=200, deadline=None)
@@ -128,3 +130,15 @@ def test_a_wait_said_is_near_the_wait_meant(seconds: float) -> None:
 
 def test_variation_selectors_that_can_spell_a_message_are_dropped_and_those_of_emoji_kept() -> None:
     assert clean("a\U000e0100\U000e01efb \u2764\ufe0f") == "ab \u2764\ufe0f"
+
+
+def test_an_emoji_newer_than_this_python_is_kept() -> None:
+    assert clean("a \U0001fae8 \U0001fadc b") == "a \U0001fae8 \U0001fadc b"
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_can_be_made_encodable_and_whole_text_is_left_alone(text: str) -> None:
+    made = encodable(text)
+    made.encode()
+    assert encodable(made) == made
+    assert encodable("\ud83d\ude00 \ud83d") == "\U0001f600 \ufffd"

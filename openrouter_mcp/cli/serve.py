@@ -36,12 +36,13 @@ async def serve(
         port = listener.getsockname()[1]
         async with opened(settings, sandbox=sandbox) as app:
             web = web_app(build(app), host=host, port=port, transports=offered)
+            server = _stoppable(web)
             paths = " and ".join(
                 path for name, path in zip(TRANSPORTS, ("/mcp", "/sse"), strict=True) if name in offered
             )
             shown = f"[{host}]" if ":" in host else host
             print(f"openrouter-mcp: serving {paths} on http://{shown}:{port}", file=sys.stderr, flush=True)
-            await _run(web, listener)
+            await server.serve(sockets=[listener])
     return 0
 
 
@@ -62,10 +63,17 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def _run(web: Starlette, listener: socket.socket) -> None:
-    """Run until a signal. uvicorn raises what it received again once it has ended; the default would kill the process
-    before our own connections are closed, so then nobody listens any more."""
+def _stoppable(web: Starlette) -> uvicorn.Server:
+    """A server that a signal ends in good order, from this moment on. uvicorn takes signals over only while it serves,
+    and raises them again afterwards, when the default would kill the process before our own connections are closed."""
+    config = uvicorn.Config(
+        web, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
+    )
+    server = uvicorn.Server(config)
+
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    config = uvicorn.Config(web, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S)
-    await uvicorn.Server(config).serve(sockets=[listener])
+        signal.signal(number, stop)
+    return server

@@ -1,18 +1,28 @@
 """Serves MCP over stdin and stdout, and ends when stdin does or a signal says so."""
 
+import json
 import os
 import signal
 import sys
+import threading
 from typing import Any
 
 import anyio
 from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from mcp.server.stdio import stdio_server
-from mcp_types import JSONRPCRequest
+from mcp.shared.message import SessionMessage
+from mcp_types import PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, jsonrpc_message_adapter
+from pydantic import ValidationError
 
 from openrouter_mcp.cli.opening import opened
 from openrouter_mcp.server import OpenRouterServer, build
 from openrouter_mcp.settings import Settings
+from openrouter_mcp.text import encodable
+
+_UNREADABLE = SessionMessage(
+    JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=PARSE_ERROR, message="That line is no JSON-RPC message."))
+)
+_GRACE_S = 0.5  # for the last answers to leave
 
 
 async def serve_stdio(settings: Settings, *, sandbox: bool) -> int:
@@ -22,9 +32,18 @@ async def serve_stdio(settings: Settings, *, sandbox: bool) -> int:
             received = await _until_signal(build(app), incoming, outgoing)
         if received:
             # The thread that reads stdin cannot be cancelled, so an orderly end would wait for the client.
-            sys.stderr.flush()
-            os._exit(128 + received)
+            _leave(128 + received)
+        # Nor can one that writes to a client which no longer reads.
+        impatience = threading.Timer(_GRACE_S, _leave, [0])
+        impatience.daemon = True
+        impatience.start()
+    impatience.cancel()
     return 0
+
+
+def _leave(status: int) -> None:
+    sys.stderr.flush()
+    os._exit(status)
 
 
 async def _until_signal(server: OpenRouterServer, incoming: Any, outgoing: Any) -> int:  # noqa: ANN401 - see relay
@@ -59,16 +78,31 @@ async def relay(
     """Pass messages on to the server, but answer leading `server/discover` requests apart.
 
     The SDK lets the first request decide a connection's era and refuses an `initialize` after a discover, which is
-    what some released clients send. (The messages are the SDK's SessionMessage, or an exception for a broken line.)
+    what some released clients send. A line it cannot read it drops without a word, so that is put right here too.
+    (The messages are the SDK's SessionMessage, or an exception for a broken line.)
     """
     async with incoming, send:
         leading = True
-        async for message in incoming:
+        async for read in incoming:
+            message = _mended(read) if isinstance(read, Exception) else read
+            if message is None:
+                await outgoing.send(_UNREADABLE)
+                continue
             leading = leading and _is_discover(message)
             if leading:
                 await _answer_apart(server, message, outgoing)
             else:
                 await send.send(message)
+
+
+def _mended(failure: Exception) -> SessionMessage | None:
+    """The message of a line that only half a character made unreadable, as clients send that cut text at an emoji."""
+    line = failure.errors()[0]["input"] if isinstance(failure, ValidationError) else ""
+    try:
+        text = encodable(json.dumps(json.loads(line), ensure_ascii=False))
+        return SessionMessage(jsonrpc_message_adapter.validate_json(text, by_name=False))
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _is_discover(message: Any) -> bool:  # noqa: ANN401 - see relay

@@ -1,5 +1,6 @@
 """`openrouter-mcp try`: a short session with this very server, shown as an agent would see it."""
 
+import io
 import sys
 
 from mcp import Client, StdioServerParameters
@@ -16,10 +17,13 @@ async def trial(settings: Settings, *, sandbox: bool) -> int:
     if settings.key_problem and not sandbox:
         return 1  # the complaint is out already
     sandbox = sandbox or settings.key is None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an answer may hold what this terminal cannot show
+    host = "OpenRouter itself" if settings.base_url == environment.BASE_URL else settings.base_url
     print(
         "Trying the embedded sandbox: no key is set, so nothing leaves this machine and the answers are made up."
         if sandbox
-        else "Trying OpenRouter itself with your key, free models only."
+        else f"Trying {host} with your key, free models only."
     )
     server = StdioServerParameters(
         command=sys.executable,

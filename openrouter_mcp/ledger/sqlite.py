@@ -143,7 +143,7 @@ class Book:
         )
         db.execute(
             "UPDATE accounts SET not_before = NULL WHERE account = ? AND not_before > ?",
-            (account, next_midnight(now) + 1),
+            (account, next_midnight(now) + _LONGEST_WAIT_S),
         )
 
     # --- the account --------------------------------------------------------------------------------------------------
