@@ -174,8 +174,7 @@ class Answers:
 
     async def _told(self, answer: Answer, started: float, tries: retry.Tries) -> Answer:
         self._budget.succeeded()
-        await self._ledger.answered(answer.model)
-        allowance = str(await self._ledger.standing())
+        allowance = str(await self._ledger.answered(answer.model))
         attempts = tries.in_all + tries.unsent + 1
         return replace(answer, seconds=self._clock() - started, attempts=attempts, allowance=allowance)
 

@@ -154,7 +154,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 def _allowance_lines(standing: Standing) -> list[str]:
     use = standing.use
-    source = "OpenRouter's count" if standing.counted_by_openrouter else "counted here; OpenRouter did not say"
+    source = "OpenRouter's count" if use.day_limit is not None else "counted here; OpenRouter did not say"
     elsewhere = f", {use.elsewhere} of them not through this server" if use.elsewhere else ""
     line = str(standing)
     lines = [

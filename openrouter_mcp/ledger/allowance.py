@@ -30,6 +30,7 @@ WINDOW_S = 61.0  # a second more than OpenRouter's, for the ways of different le
 ALONE_PER_MINUTE = 5  # without a usable book nobody knows what the others send
 _BOOK = "ledger.db"
 _COUNT_AGE_S = 600.0
+_LONGEST_READ_S = 5.0  # a call waits no longer to learn what is left
 _LAG_S = 60.0  # OpenRouter's own count may be this late
 _FEW = 5
 _LONGEST_MINUTE_STOP_S = 90.0
@@ -45,13 +46,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Standing:
-    """The allowance as of `now` (epoch seconds). `counted_by_openrouter`: its own count is in it. `warning` says why
-    the book cannot be used; then the figures are this process's alone."""
+    """The allowance as of `now` (epoch seconds). `warning` says why the book cannot be used; then the figures are this
+    process's alone."""
 
     use: Use
     per_minute: int
     now: float
-    counted_by_openrouter: bool
     cooldowns: dict[str, Cooldown]
     warning: str
 
@@ -86,7 +86,8 @@ class Ledger:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._key = _hash(key)
-        self._account = self._key
+        self._user = ""
+        self._inode = 0
         self._folder = folder
         self._read_key = read_key
         self._limit = limit
@@ -113,8 +114,10 @@ class Ledger:
         Raises:
             MinuteQuota, DailyQuota: at once, with the seconds, when they would come too late.
         """
+        started = self._clock()
         await self._read_count_if_due()
-        granted = await self._in_book(Book.reserve, self._account, count, self._clock(), longest_wait, spare)
+        longest_wait -= max(0.0, self._clock() - started)
+        granted = await self._in_book(Book.reserve, self._key, count, self._clock(), longest_wait, spare)
         if isinstance(granted, Refusal):
             refused = _too_late(granted, count)
             refused.allowance = str(await self.standing())
@@ -129,19 +132,20 @@ class Ledger:
                 await self._in_book(Book.give_back, mine)
 
     def wait_for(self, slot: Slot) -> float:
-        """Seconds until `slot` may be used."""
-        return max(0.0, slot.at - self._clock())
+        """Seconds until `slot` may be used; no more than when it was granted, whatever the clock did since."""
+        return min(slot.wait, max(0.0, slot.at - self._clock()))
 
     async def standing(self) -> Standing:
         """What is used and left, without asking OpenRouter."""
+        return await self._in_book(self._look)
+
+    def _look(self, book: Book) -> Standing:
         now = self._clock()
-        use = await self._in_book(Book.use, self._account, now)
-        cooldowns = await self._in_book(Book.cooldowns)
+        use, cooldowns = book.use(self._key, now), book.cooldowns()
         return Standing(
             use=use,
             per_minute=ALONE_PER_MINUTE if self._warning else self._limit,
             now=now,
-            counted_by_openrouter=use.day_limit is not None,
             cooldowns={model: cooldown for model, cooldown in cooldowns.items() if cooldown.until > now},
             warning=self._warning,
         )
@@ -153,20 +157,25 @@ class Ledger:
         now = self._clock()
         if isinstance(failure, DailyQuota):
             self._must_read = True
-            await self._in_book(Book.stop, self._account, next_midnight(now))
+            await self._in_book(Book.stop, self._key, next_midnight(now), daily=True)
         elif isinstance(failure, MinuteQuota):
             self._must_read = True
-            pause = min(self._window if failure.hint_s is None else failure.hint_s, _LONGEST_MINUTE_STOP_S)
-            await self._in_book(Book.stop, self._account, now + pause)
+            pause = self._window if failure.hint_s is None else failure.hint_s
+            await self._in_book(Book.stop, self._key, now + min(pause, _LONGEST_MINUTE_STOP_S), daily=False)
         elif failure.outcome in _COOL_S:
             before = (await self._in_book(Book.cooldowns)).get(model)
             pause = max(failure.hint_s or 0.0, _COOL_S[failure.outcome] * 2.0 ** (before.failures if before else 0))
             until = now + min(pause, _LONGEST_COOL_S)
             await self._in_book(Book.cool, model, until, _reason(failure))
 
-    async def answered(self, model: str) -> None:
-        """`model` works."""
-        await self._in_book(Book.recover, model)
+    async def answered(self, model: str) -> Standing:
+        """`model` works; and what is left now."""
+
+        def recover_and_look(book: Book) -> Standing:
+            book.recover(model)
+            return self._look(book)
+
+        return await self._in_book(recover_and_look)
 
     async def claim(self, models: Sequence[str]) -> list[str]:
         """Of `models`, those this caller may choose now. One whose cooldown just ended goes to one caller alone, as a
@@ -191,13 +200,13 @@ class Ledger:
             return True
         if age < _LAG_S:
             return False
-        left = (await self._in_book(Book.use, self._account, self._clock())).left
+        left = (await self._in_book(Book.use, self._key, self._clock())).left
         return left is not None and left <= _FEW
 
     async def _read_count(self) -> None:
         self._read_at, self._must_read = self._clock(), False
-        self._account = await self._in_book(Book.account_of, self._key)
-        with suppress(OpenRouterMCPError):  # an allowance that cannot be read is unknown; the minute's limit holds
+        # An allowance that cannot be read is unknown; the minute's limit holds without it.
+        with anyio.move_on_after(_LONGEST_READ_S), suppress(OpenRouterMCPError):
             await self.read_key()
 
     async def read_key(self) -> KeyInfo:
@@ -209,11 +218,11 @@ class Ledger:
         info = await self._read_key()
         now = self._clock()
         self._read_at = now
-        if info.creator_user_id and (account := _hash(info.creator_user_id)) != self._account:
-            await self._in_book(Book.name, self._key, account)
-            self._account = account
+        if info.creator_user_id and self._user != info.creator_user_id:
+            await self._in_book(Book.name, self._key, _hash(info.creator_user_id))
+            self._user = info.creator_user_id
         if free := info.free_model_daily_requests:
-            await self._in_book(Book.note_count, self._account, free.used, free.limit, now)
+            await self._in_book(Book.note_count, self._key, free.used, free.limit, now)
         return info
 
     # --- the book, off the loop ---------------------------------------------------------------------------------------
@@ -240,7 +249,9 @@ class Ledger:
         if self._folder is None:
             return Book(":memory:", limit=self._limit, window=self._window)
         try:
-            return Book(private_file(self._folder, _BOOK), limit=self._limit, window=self._window)
+            path = private_file(self._folder, _BOOK)
+            self._inode = path.stat().st_ino
+            return Book(path, limit=self._limit, window=self._window)
         except (sqlite3.Error, OSError, UnusableBook) as error:
             return self._alone(error)
 
@@ -250,8 +261,11 @@ class Ledger:
         if self._folder and getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
             aside = self._folder / f"{_BOOK}.broken-{int(self._clock())}"
             with suppress(OSError):
-                (self._folder / _BOOK).replace(aside)
-                reason += f"; it was set aside as {aside.name}"
+                if (
+                    self._folder / _BOOK
+                ).stat().st_ino == self._inode:  # else a sibling did it, and this is the new one
+                    (self._folder / _BOOK).replace(aside)
+                    reason += f"; it was set aside as {aside.name}"
         self._warning = (
             f"The shared book of requests in {self._folder} cannot be used ({reason}). Until this server is restarted "
             f"it sends at most {ALONE_PER_MINUTE} free requests a minute and does not know what others send."

@@ -10,10 +10,12 @@ _ROUNDING_S = 1e-6  # an epoch time as a float is exact to a quarter of a micros
 
 @dataclass(frozen=True)
 class Slot:
-    """One request that may be sent `at` a moment; it counts until it is given back, to the `book` it is in."""
+    """One request that may be sent `at` a moment, `wait` seconds after it was granted; it counts until it is given
+    back, to the `book` it is in."""
 
     id: int
     at: float
+    wait: float
     book: object = field(repr=False)
 
 

@@ -5,38 +5,46 @@ A rollback journal, not WAL: SQLite up to 3.51.2 can corrupt a WAL that two proc
 """
 
 import sqlite3
+import time
 from bisect import insort
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from openrouter_mcp.errors import UnusableBook
 from openrouter_mcp.ledger.slots import DAY_S, Refusal, Slot, day_of, earliest, next_midnight
+from openrouter_mcp.text import number
 
 VERSION = 1
 BUSY_S = 10.0  # how long a sibling may hold the book before it counts as unusable
-_LONGEST_WAIT_S = 600.0  # nobody reserves further ahead, so what lies there is a clock that was set back
+_LONGEST_MINUTE_STOP_S = 90.0
+_LONGEST_COOLDOWN_S = 600.0
 _KEPT_DAYS = 2
+_CLOCK_TOLERANCE_S = 0.01
 _NOW_S = 1e-3  # so that what is taken this very moment counts as taken
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS slots (id INTEGER PRIMARY KEY, account TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS slots (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, at REAL NOT NULL, made REAL NOT NULL
+);
 CREATE INDEX IF NOT EXISTS slots_by_time ON slots (account, at);
 CREATE TABLE IF NOT EXISTS accounts (
-    account TEXT PRIMARY KEY, day INTEGER, day_limit INTEGER, elsewhere INTEGER NOT NULL DEFAULT 0, not_before REAL
+    account TEXT PRIMARY KEY, day INTEGER, day_limit INTEGER, elsewhere INTEGER,
+    minute_stop REAL NOT NULL DEFAULT 0, day_stop REAL NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS names (key TEXT PRIMARY KEY, account TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cooldowns (
     model TEXT PRIMARY KEY, until REAL NOT NULL, reason TEXT NOT NULL, failures INTEGER NOT NULL
 );
 """
+_TAKEN = "SELECT CAST(at AS REAL) AS moment FROM slots WHERE account = ? AND at > ? ORDER BY moment"
 
 
 @dataclass(frozen=True)
 class Use:
     """What is used: `minute` in the window that ends now, `today` of `day_limit` (None: OpenRouter did not say),
-    `elsewhere` of these not through this book. `stopped_until` is when a limit that OpenRouter met us with ends.
-    `left` are the free requests left today, None when nobody knows."""
+    `elsewhere` of these not through this book. `stopped_until` is when the minute's limit ends that OpenRouter met us
+    with. `left` are the free requests left today, None when nobody knows."""
 
     minute: int
     today: int
@@ -56,11 +64,15 @@ class Cooldown:
 
 
 class Book:
-    """`path` is the file, or ":memory:" for this process alone; `limit` requests in any `window` seconds."""
+    """`path` is the file, or ":memory:" for this process alone; `limit` requests in any `window` seconds. `ticks`
+    counts the seconds that a sibling kept us waiting for the book."""
 
-    def __init__(self, path: Path | str, *, limit: int, window: float) -> None:
+    def __init__(
+        self, path: Path | str, *, limit: int, window: float, ticks: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
         self._window = window
+        self._ticks = ticks
         self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         with ExitStack() as unless_prepared:
             unless_prepared.callback(self._db.close)
@@ -72,7 +84,9 @@ class Book:
         if version > VERSION:
             raise UnusableBook("the book was written by a newer version of openrouter-mcp")
         self._db.execute("PRAGMA journal_mode=TRUNCATE")
-        self._db.execute("PRAGMA synchronous=NORMAL")
+        # What is committed survives the end of any process. After a power cut the book may be broken; then it is set
+        # aside. Waiting for the disk would cost each request some milliseconds for a count of two days.
+        self._db.execute("PRAGMA synchronous=OFF")
         if version < VERSION:
             self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
 
@@ -88,69 +102,86 @@ class Book:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def reserve(self, account: str, count: int, now: float, longest_wait: float, spare: int) -> list[Slot] | Refusal:
+    def reserve(self, key: str, count: int, now: float, longest_wait: float, spare: int) -> list[Slot] | Refusal:
         """`count` slots at once or none, each at most `longest_wait` seconds away; `spare` of the window's requests
         are left to others."""
+        asked = self._ticks()
         with self._transaction() as db:
+            waited = self._ticks() - asked
+            now += waited if waited > _CLOCK_TOLERANCE_S else 0.0  # or the slot would be older than its request
+            account = self._account(db, key)
             self._tidy(db, account, now)
-            use = self._use(db, account, now)
+            left = self._use(db, account, now).left
             taken = [at for (at,) in db.execute(_TAKEN, (account, now - self._window))]
-            slots: list[Slot] = []
+            slots, daily = [], False
             for _ in range(count):
-                at = self._next(db, account, taken, max(now, use.stopped_until), max(1, self._limit - spare))
-                if at - now > longest_wait:
-                    db.executemany("DELETE FROM slots WHERE id = ?", [(slot.id,) for slot in slots])
-                    return Refusal(at - now, daily=day_of(at) > day_of(now), left=use.left)
-                added = db.execute("INSERT INTO slots (account, at) VALUES (?, ?)", (account, at))
-                slots.append(Slot(added.lastrowid or 0, at, self))
+                at, next_day = self._next(db, account, taken, now, max(1, self._limit - spare))
+                daily = daily or next_day
+                row = db.execute("INSERT INTO slots (account, at, made) VALUES (?, ?, ?)", (account, at, now))
+                slots.append(Slot(row.lastrowid or 0, at, at - now, self))
                 insort(taken, at)
+            latest = max((slot.wait for slot in slots), default=0.0)
+            if latest > longest_wait:
+                _delete(db, slots)
+                return Refusal(latest, daily=daily, left=left)
             return slots
 
     def give_back(self, slots: Iterable[Slot]) -> None:
         """What was never sent does not count."""
         with self._transaction() as db:
-            db.executemany("DELETE FROM slots WHERE id = ?", [(slot.id,) for slot in slots])
+            _delete(db, slots)
 
-    def use(self, account: str, now: float) -> Use:
+    def use(self, key: str, now: float) -> Use:
         """What is used now."""
-        return self._use(self._db, account, now)
+        return self._use(self._db, self._account(self._db, key), now)
 
-    def _next(self, db: sqlite3.Connection, account: str, taken: list[float], start: float, limit: int) -> float:
-        at = earliest(taken, start, self._window, limit)
-        use = self._use(db, account, at)
-        if use.left == 0:
+    def _next(
+        self, db: sqlite3.Connection, account: str, taken: list[float], now: float, limit: int
+    ) -> tuple[float, bool]:
+        """The next moment with room, and whether it is the day's count that put it off."""
+        at = earliest(taken, max(now, self._use(db, account, now).stopped_until), self._window, limit)
+        for put_off in (False, True):
+            if self._use(db, account, at).left != 0:
+                return at, put_off
             at = earliest(taken, next_midnight(at), self._window, limit)
-        return at
+        return at, True
 
     def _use(self, db: sqlite3.Connection, account: str, now: float) -> Use:
         day = day_of(now)
-        row = db.execute("SELECT day, day_limit, elsewhere, not_before FROM accounts WHERE account = ?", (account,))
-        read_day, day_limit, elsewhere, stopped_until = row.fetchone() or (day, None, 0, None)
-        elsewhere, stopped_until = elsewhere if read_day == day else 0, stopped_until or 0.0
-        today = elsewhere + _count(db, account, day * DAY_S, (day + 1) * DAY_S)
-        left = None if day_limit is None else max(0, day_limit - today)
-        if stopped_until >= next_midnight(now):
-            left = 0
-        minute = _count(db, account, now - self._window, now + _NOW_S)
-        return Use(minute, today, elsewhere, day_limit, stopped_until, left)
+        row = db.execute(
+            "SELECT day, day_limit, elsewhere, minute_stop, day_stop FROM accounts WHERE account = ?", (account,)
+        ).fetchone() or (day, None, 0, 0.0, 0.0)
+        read_day, day_limit, elsewhere, minute_stop, day_stop = map(number, row)  # whatever the file holds
+        elsewhere = elsewhere or 0 if read_day == day else 0
+        today = int(elsewhere) + _count(db, account, day * DAY_S, (day + 1) * DAY_S)
+        left = None if day_limit is None else max(0, int(day_limit) - today)
+        return Use(
+            minute=_count(db, account, now - self._window, now + _NOW_S),
+            today=today,
+            elsewhere=int(elsewhere),
+            day_limit=None if day_limit is None else int(day_limit),
+            stopped_until=minute_stop or 0.0,
+            left=0 if (day_stop or 0.0) > now else left,
+        )
 
     def _tidy(self, db: sqlite3.Connection, account: str, now: float) -> None:
-        """Forget old days; and where the clock was set back, take what lies impossibly far ahead as of this moment."""
+        """Forget old days; and where the clock was set back, take what was to come later as of this moment."""
         db.execute("DELETE FROM slots WHERE at < ?", (now - _KEPT_DAYS * DAY_S,))
-        db.execute("DELETE FROM cooldowns WHERE until < ? OR until > ?", (now - DAY_S, now + DAY_S))
         db.execute(
-            "UPDATE slots SET at = ? WHERE account = ? AND at > ?", (now, account, now + self._window + _LONGEST_WAIT_S)
+            "UPDATE slots SET at = min(at, ?), made = ? WHERE account = ? AND made > ?",
+            (now, now, account, now + 1.0),
         )
-        db.execute(
-            "UPDATE accounts SET not_before = NULL WHERE account = ? AND not_before > ?",
-            (account, next_midnight(now) + _LONGEST_WAIT_S),
-        )
+        db.execute("DELETE FROM cooldowns WHERE until < ? OR until > ?", (now - DAY_S, now + _LONGEST_COOLDOWN_S))
+        for column, latest in (("minute_stop", now + _LONGEST_MINUTE_STOP_S), ("day_stop", next_midnight(now))):
+            stop = f"UPDATE accounts SET {column} = 0 WHERE account = ? AND {column} > ?"  # noqa: S608 - our own names
+            db.execute(stop, (account, latest))
 
     # --- the account --------------------------------------------------------------------------------------------------
 
-    def account_of(self, key: str) -> str:
+    @staticmethod
+    def _account(db: sqlite3.Connection, key: str) -> str:
         """The account that the hash of a key is known to belong to; that hash itself until it is."""
-        row = self._db.execute("SELECT account FROM names WHERE key = ?", (key,)).fetchone()
+        row = db.execute("SELECT account FROM names WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else key
 
     def name(self, key: str, account: str) -> None:
@@ -159,11 +190,16 @@ class Book:
             db.execute("INSERT OR REPLACE INTO names (key, account) VALUES (?, ?)", (key, account))
             db.execute("UPDATE slots SET account = ? WHERE account = ?", (account, key))
             db.execute("UPDATE OR IGNORE accounts SET account = ? WHERE account = ?", (account, key))
-            db.execute("DELETE FROM accounts WHERE account = ?", (key,))
+            rest = db.execute("SELECT minute_stop, day_stop FROM accounts WHERE account = ?", (key,)).fetchone()
+            if rest:
+                merge = "SET minute_stop = max(minute_stop, ?), day_stop = max(day_stop, ?) WHERE account = ?"
+                db.execute(f"UPDATE accounts {merge}", (*rest, account))
+                db.execute("DELETE FROM accounts WHERE account = ?", (key,))
 
-    def note_count(self, account: str, used: int, limit: int, now: float) -> None:
+    def note_count(self, key: str, used: int, limit: int, now: float) -> None:
         """OpenRouter's own count of today: what it exceeds ours by was used elsewhere; its lag never takes away."""
         with self._transaction() as db:
+            account = self._account(db, key)
             sent = _count(db, account, day_of(now) * DAY_S, now + _NOW_S)
             db.execute(
                 "INSERT INTO accounts (account, day, day_limit, elsewhere) VALUES (?, ?, ?, ?) ON CONFLICT (account) "
@@ -171,14 +207,15 @@ class Book:
                 (account, day_of(now), limit, max(0, used - sent)),
             )
 
-    def stop(self, account: str, until: float) -> None:
-        """OpenRouter met us with a limit: nobody sends before `until`."""
+    def stop(self, key: str, until: float, *, daily: bool) -> None:
+        """OpenRouter met us with the minute's or the day's limit: nobody sends before `until`."""
+        column = "day_stop" if daily else "minute_stop"
         with self._transaction() as db:
-            db.execute(
-                "INSERT INTO accounts (account, not_before) VALUES (?, ?) ON CONFLICT (account) "
-                "DO UPDATE SET not_before = excluded.not_before",
-                (account, until),
+            stop = (
+                f"INSERT INTO accounts (account, {column}) VALUES (?, ?) ON CONFLICT (account) "  # noqa: S608 - our own names
+                f"DO UPDATE SET {column} = max({column}, excluded.{column})"
             )
+            db.execute(stop, (self._account(db, key), until))
 
     # --- models -------------------------------------------------------------------------------------------------------
 
@@ -213,7 +250,8 @@ class Book:
                 db.execute("DELETE FROM cooldowns WHERE model = ?", (model,))
 
 
-_TAKEN = "SELECT at FROM slots WHERE account = ? AND at > ? ORDER BY at"
+def _delete(db: sqlite3.Connection, slots: Iterable[Slot]) -> None:
+    db.executemany("DELETE FROM slots WHERE id = ?", [(slot.id,) for slot in slots])
 
 
 def _count(db: sqlite3.Connection, account: str, start: float, end: float) -> int:
