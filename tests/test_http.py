@@ -134,8 +134,9 @@ def test_a_port_in_use_is_said_in_one_line() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize("path", ["/mcp", "/sse"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("number", "path"), [(signal.SIGTERM, "/mcp"), (signal.SIGTERM, "/sse"), (signal.SIGINT, "/mcp")]
+)
 def test_a_signal_ends_it_with_calls_in_flight(number: signal.Signals, path: str) -> None:
     with Upstream() as upstream, serving(**upstream.settings) as (address, process):
         upstream.sandbox.fail(Fault(then="stall", after_tokens=2), times=None)
@@ -150,10 +151,9 @@ def test_a_signal_ends_it_with_calls_in_flight(number: signal.Signals, path: str
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_a_signal_as_soon_as_it_says_that_it_serves_ends_it() -> None:
-    for _ in range(3):
-        with serving("--sandbox") as (_, process):
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(5) == 0
+    with serving("--sandbox") as (_, process):
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
 
 
 async def call_until_cut(address: str, path: str) -> None:
