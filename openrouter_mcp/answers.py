@@ -105,6 +105,8 @@ class Answers:
                     choose = False
                 answer = await self._attempt(request, slot, LONGEST_WAIT_S - (self._clock() - started))
             except OpenRouterMCPError as failure:
+                if choose and slot is not None:
+                    await self._ledger.give_back([slot])
                 tries = await self._after(failure, tries, request, LONGEST_WAIT_S - (self._clock() - started))
                 decision = retry.decide(failure, tries, self._jitter()) if self._budget.allows else retry.STOP
                 if not decision.again:

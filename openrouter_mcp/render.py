@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from openrouter_mcp.answers import Answer
 from openrouter_mcp.errors import OpenRouterMCPError
-from openrouter_mcp.ledger.allowance import Standing
+from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.text import duration, one_line
 from openrouter_mcp.wire import Credits, KeyInfo, Model
 

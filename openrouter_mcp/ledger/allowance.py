@@ -10,7 +10,6 @@ import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -20,12 +19,11 @@ import anyio.to_thread
 from openrouter_mcp.errors import DailyQuota, MinuteQuota, ModelBusy, OpenRouterMCPError, Outcome, UnusableBook
 from openrouter_mcp.ledger.place import private_file
 from openrouter_mcp.ledger.slots import Refusal, Slot, next_midnight
-from openrouter_mcp.ledger.sqlite import Book, Cooldown, Use
-from openrouter_mcp.text import time_of_day
+from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.wire import KeyInfo
 
 PER_MINUTE = 20
-PER_DAY = 50  # of an account that never bought credits
 WINDOW_S = 61.0  # a second more than OpenRouter's, for the ways of different length
 ALONE_PER_MINUTE = 5  # without a usable book nobody knows what the others send
 _BOOK = "ledger.db"
@@ -42,31 +40,6 @@ _PROBE_S = 30.0
 P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Standing:
-    """The allowance as of `now` (epoch seconds). `warning` says why the book cannot be used; then the figures are this
-    process's alone."""
-
-    use: Use
-    per_minute: int
-    now: float
-    cooldowns: dict[str, Cooldown]
-    warning: str
-
-    @property
-    def share_left(self) -> float:
-        """What part of the day's free requests is left; all of it when nobody knows."""
-        return 1.0 if self.use.left is None else self.use.left / max(1, self.use.day_limit or PER_DAY)
-
-    def __str__(self) -> str:
-        """One line for an agent."""
-        returns = f"the count restarts at {time_of_day(next_midnight(self.now))}"
-        if self.use.left is None:
-            return f"{self.use.today} free requests used today; {returns}"
-        of = "" if self.use.day_limit is None else f" of {self.use.day_limit}"
-        return f"{self.use.left}{of} free requests left today; {returns}"
 
 
 class Ledger:
@@ -116,8 +89,12 @@ class Ledger:
         """
         started = self._clock()
         await self._read_count_if_due()
-        longest_wait -= max(0.0, self._clock() - started)
-        granted = await self._in_book(Book.reserve, self._key, count, self._clock(), longest_wait, spare)
+
+        def reserve(book: Book) -> list[Slot] | Refusal:
+            now = self._clock()  # not before the book is ours: others may have kept it for a while
+            return book.reserve(self._key, count, now, longest_wait - max(0.0, now - started), spare)
+
+        granted = await self._in_book(reserve)
         if isinstance(granted, Refusal):
             refused = _too_late(granted, count)
             refused.allowance = str(await self.standing())
@@ -259,12 +236,10 @@ class Ledger:
         """A book for this process only, after a warning; a broken one is set aside first."""
         reason = error.text if isinstance(error, UnusableBook) else f"{type(error).__name__}: {error}"
         if self._folder and getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-            aside = self._folder / f"{_BOOK}.broken-{int(self._clock())}"
+            broken, aside = self._folder / _BOOK, self._folder / f"{_BOOK}.broken-{int(self._clock())}"
             with suppress(OSError):
-                if (
-                    self._folder / _BOOK
-                ).stat().st_ino == self._inode:  # else a sibling did it, and this is the new one
-                    (self._folder / _BOOK).replace(aside)
+                if broken.stat().st_ino == self._inode:  # else a sibling did so, and what lies there is new
+                    broken.replace(aside)
                     reason += f"; it was set aside as {aside.name}"
         self._warning = (
             f"The shared book of requests in {self._folder} cannot be used ({reason}). Until this server is restarted "

@@ -42,5 +42,6 @@ async def compare_models(
     never money. A model that fails is a row, not an error.
     """
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
+    app.client.require_key()  # one error, not one a row
     chosen = models or await compare.three_free(app.catalog, app.ledger)
     return render.comparison(await compare.compare(app.answers, app.ledger, request, chosen))

@@ -1,0 +1,34 @@
+"""How an account stands with its free requests."""
+
+from dataclasses import dataclass
+
+from openrouter_mcp.ledger.slots import next_midnight
+from openrouter_mcp.ledger.sqlite import Cooldown, Use
+from openrouter_mcp.text import time_of_day
+
+PER_DAY = 50  # of an account that never bought credits
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The allowance as of `now` (epoch seconds). `warning` says why the book cannot be used; then the figures are this
+    process's alone."""
+
+    use: Use
+    per_minute: int
+    now: float
+    cooldowns: dict[str, Cooldown]
+    warning: str
+
+    @property
+    def share_left(self) -> float:
+        """What part of the day's free requests is left; all of it when nobody knows."""
+        return 1.0 if self.use.left is None else self.use.left / max(1, self.use.day_limit or PER_DAY)
+
+    def __str__(self) -> str:
+        """One line for an agent."""
+        returns = f"the count restarts at {time_of_day(next_midnight(self.now))}"
+        if self.use.left is None:
+            return f"{self.use.today} free requests used today; {returns}"
+        of = "" if self.use.day_limit is None else f" of {self.use.day_limit}"
+        return f"{self.use.left}{of} free requests left today; {returns}"
