@@ -3,6 +3,7 @@ is sent. (httpx2's own ASGITransport collects the whole body first, so nothing c
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 import anyio
@@ -29,11 +30,10 @@ class StreamingTransport(httpx2.AsyncBaseTransport):
             raise TypeError("StreamingTransport serves an AsyncClient only")
         body = b"".join([chunk async for chunk in request.stream])
         exchange = _Exchange(self._app, request, body)
-        try:
+        async with AsyncExitStack() as unless_it_starts:
+            unless_it_starts.push_async_callback(exchange.aclose)
             start = await exchange.next()
-        except BaseException:
-            await exchange.aclose()
-            raise
+            unless_it_starts.pop_all()
         return httpx2.Response(start["status"], headers=start.get("headers", []), stream=exchange)
 
 
