@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Container, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +12,6 @@ from openrouter_mcp import choice, guard, retry
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.errors import (
-    Blocked,
     CannotVerifyPrice,
     EmptyAnswer,
     FreeEnded,
@@ -27,42 +26,14 @@ from openrouter_mcp.errors import (
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.slots import Slot
 from openrouter_mcp.pricing import FREE_ROUTER
-from openrouter_mcp.text import clean
-from openrouter_mcp.wire import MAX_REPLY_BYTES, ChatRequest, Event, Model, Usage
+from openrouter_mcp.transcript import Answer, Pieces, ended_early, gather, without_text
+from openrouter_mcp.wire import ChatRequest, Model
 
 LONGEST_WAIT_S = 55.0  # for the allowance, a backoff or another try, all together; then the client may hang up
 _CHOSEN = 3  # models sent in one request when the choice is ours: OpenRouter takes no more
 _BYTES_PER_TOKEN = 3  # few enough that a prompt is rather taken for too long
 # Failures of one model: another may do.
 _ABOUT_THE_MODEL = (ModelBusy, Upstream, EmptyAnswer, NoProvider, Privacy, FreeEnded, Timeout)
-
-
-@dataclass
-class Answer:
-    """What one model said. `models` were asked, `served` answered; `problem` says why the text is not whole, and
-    `allowance` what is left of the day's free requests."""
-
-    models: tuple[str, ...]
-    served: str = ""
-    provider: str = ""
-    generation_id: str = ""
-    finish_reason: str = ""
-    usage: Usage = field(default_factory=Usage)
-    problem: str = ""
-    seconds: float = 0.0
-    attempts: int = 0
-    text: str = ""
-    allowance: str = ""
-
-    @property
-    def model(self) -> str:
-        """Who answered; until that is known, who was asked first."""
-        return self.served or self.models[0]
-
-    @property
-    def status(self) -> str:
-        """`complete` or `partial`."""
-        return "partial" if self.problem else "complete"
 
 
 class Answers:
@@ -86,70 +57,70 @@ class Answers:
         self._jitter = jitter
         self._budget = retry.RetryBudget()
 
-    async def ask(self, request: ChatRequest, slot: Slot | None = None) -> Answer:
+    async def ask(self, request: ChatRequest, slot: Slot | None = None, *, spare: int = 0) -> Answer:
         """Ask `request.model`, in `slot` if one was reserved; free models of our choice when it is empty or the free
-        router. A model that was named is never replaced.
+        router. A model that was named is never replaced. Further tries leave `spare` of the minute to others.
 
         Raises:
             OpenRouterMCPError: when no text came; `attempts` says how many requests were tried.
         """
         self._client.require_key()
-        started = self._clock()
         ours = request.model in ("", FREE_ROUTER)
-        tries, tried, choose = retry.Tries(may_switch=ours), set[str](), ours
+        call = _Call(request, slot, spare, ours=ours, choose=ours, gives_up_at=self._clock() + LONGEST_WAIT_S)
+        started = self._clock()
         while True:
             try:
-                if choose:
-                    request = await self._choose(request, tried)
-                    tried.update((request.model, *request.fallbacks))
-                    choose = False
-                answer = await self._attempt(request, slot, LONGEST_WAIT_S - (self._clock() - started))
+                if call.choose:
+                    await self._choose(call)
+                answer = await self._attempt(call)
             except OpenRouterMCPError as failure:
-                if choose and slot is not None:
-                    await self._ledger.give_back([slot])
-                tries = await self._after(failure, tries, request, LONGEST_WAIT_S - (self._clock() - started))
-                decision = retry.decide(failure, tries, self._jitter()) if self._budget.allows else retry.STOP
-                if not decision.again:
-                    await self._explain(failure, request, tried, tries)
-                    raise
+                wait_s = await self._before_next_try(call, failure)
             else:
-                return await self._told(answer, started, tries)
-            await self._sleep(decision.wait_s)
-            slot, choose = None, choose or decision.another
-            if decision.another:
-                tries = replace(tries, on_model=0)
+                return await self._told(answer, call, self._clock() - started)
+            await self._sleep(wait_s)
 
     async def check(self, request: ChatRequest) -> None:
         """Raise what would keep `request` from being sent at all, without sending or counting it."""
-        self._client.require_key()
         await guard.check(request, self._catalog)
 
     # --- one attempt ------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _turn(self, request: ChatRequest, slot: Slot | None, longest_wait: float) -> AsyncGenerator[guard.Permit]:
+    async def _turn(self, call: "_Call") -> AsyncGenerator[guard.Permit]:
         """A permit whose moment has come. What is then not sent is given back."""
         permit, never_sent = None, False
+        slot, call.slot = call.slot, None
+
+        def time_left() -> float:
+            return call.gives_up_at - self._clock()
+
         try:
-            permit = await guard.permit(request, self._catalog, self._ledger, longest_wait=longest_wait, slot=slot)
+            permit = await guard.permit(
+                call.request, self._catalog, self._ledger, time_left=time_left, slot=slot, spare=call.spare
+            )
             slot = permit.slot
             await self._sleep(self._ledger.wait_for(slot))
+            while await self._ledger.missed(slot):
+                await self._ledger.give_back([slot])
+                slot = None
+                (slot,) = await self._ledger.reserve(longest_wait=time_left(), spare=call.spare)
+                await self._sleep(self._ledger.wait_for(slot))
             yield permit
         except OpenRouterMCPError as failure:
-            never_sent = failure.outcome is Outcome.NEVER_SENT
+            never_sent = failure.outcome in (Outcome.NEVER_SENT, Outcome.BAD_TLS)
             failure.sent = permit is not None and permit.spent and not never_sent
             raise
         finally:
             if slot is not None and (never_sent or permit is None or not permit.spent):
                 await self._ledger.give_back([slot])
 
-    async def _attempt(self, request: ChatRequest, slot: Slot | None, longest_wait: float) -> Answer:
+    async def _attempt(self, call: "_Call") -> Answer:
         """One request. Text that arrived is an answer, also when the stream broke after it."""
-        async with self._turn(request, slot, longest_wait) as permit:
-            answer, pieces = Answer(models=permit.models), _Pieces()
+        async with self._turn(call) as permit:
+            answer, pieces = Answer(models=permit.models), Pieces()
             try:
                 async with aclosing(self._client.chat(permit)) as events:
-                    await _gather(events, answer, pieces)
+                    await gather(events, answer, pieces)
             except OpenRouterMCPError as failure:
                 if not pieces.has_text:
                     raise
@@ -157,50 +128,64 @@ class Answers:
                     answer.problem = f"it broke off here: {failure.text}"
             answer.text = pieces.text
             if not pieces.has_text:
-                raise _without_text(answer, permit.max_tokens, reasoned=pieces.reasoned)
-            answer.problem = answer.problem or _ended_early(answer.finish_reason, permit.max_tokens)
+                raise without_text(answer, permit.max_tokens, reasoned=pieces.reasoned)
+            answer.problem = answer.problem or ended_early(answer.finish_reason, permit.max_tokens)
             return answer
 
-    async def _after(
-        self, failure: OpenRouterMCPError, tries: retry.Tries, request: ChatRequest, time_left: float
-    ) -> retry.Tries:
-        """Count a failed attempt, and let everybody know what it taught."""
+    async def _before_next_try(self, call: "_Call", failure: OpenRouterMCPError) -> float:
+        """Note what a failed attempt taught; the seconds to wait before the next.
+
+        Raises:
+            OpenRouterMCPError: the failure itself, explained, when there is none.
+        """
+        time_left = call.gives_up_at - self._clock()
+        if call.slot is not None:  # choosing failed before it was used
+            await self._ledger.give_back([call.slot])
+            call.slot = None
         if failure.sent or failure.outcome is Outcome.NEVER_SENT:
             self._budget.failed()
-            tries = tries.after(failure, time_left)
+            call.tries = call.tries.after(failure, time_left)
         if failure.sent:
-            for model in (request.model, *request.fallbacks):
-                await self._ledger.failed(model, failure)
+            await self._ledger.failed([model for model in call.asked if model != FREE_ROUTER], failure)
         standing = await self._ledger.standing()
-        return replace(tries, time_left=time_left, day_left=standing.share_left)
+        others = self._free(call.request, self._catalog.known(), {*call.asked, *call.tried, *standing.cooldowns})
+        call.tries = replace(
+            call.tries, time_left=time_left, day_left=standing.share_left, may_switch=call.ours and bool(others)
+        )
+        decision = retry.decide(failure, call.tries, self._jitter()) if self._budget.allows else retry.STOP
+        if not decision.again:
+            # A second try that was never made explains nothing: what went wrong is the first one's failure.
+            told = call.first_failure if call.first_failure and not failure.sent else failure
+            told.model, told.attempts = call.request.model, call.tries.in_all + call.tries.unsent
+            told.allowance = str(standing)
+            if isinstance(told, _ABOUT_THE_MODEL):
+                told.alternatives = others
+            raise told from None
+        call.first_failure = call.first_failure or (failure if failure.sent else None)
+        if decision.another:
+            call.choose, call.tries = True, replace(call.tries, on_model=0)
+        return decision.wait_s
 
-    async def _told(self, answer: Answer, started: float, tries: retry.Tries) -> Answer:
+    async def _told(self, answer: Answer, call: "_Call", seconds: float) -> Answer:
         self._budget.succeeded()
-        allowance = str(await self._ledger.answered(answer.model))
-        attempts = tries.in_all + tries.unsent + 1
-        return replace(answer, seconds=self._clock() - started, attempts=attempts, allowance=allowance)
-
-    async def _explain(
-        self, failure: OpenRouterMCPError, request: ChatRequest, tried: set[str], tries: retry.Tries
-    ) -> None:
-        """Add what the agent can do next."""
-        failure.model, failure.attempts = request.model, tries.in_all + tries.unsent
-        failure.allowance = str(await self._ledger.standing())
-        if isinstance(failure, _ABOUT_THE_MODEL):
-            failure.alternatives = self._free(request, self._catalog.known(), tried)
+        allowance = str(await self._ledger.answered(answer.models, answer.model))
+        attempts = call.tries.in_all + call.tries.unsent + 1
+        return replace(answer, seconds=seconds, attempts=attempts, allowance=allowance)
 
     # --- our choice of models ---------------------------------------------------------------------------------------
 
-    async def _choose(self, request: ChatRequest, tried: set[str]) -> ChatRequest:
-        """`request` to the best free models not yet tried, of different families, none of them on cooldown."""
+    async def _choose(self, call: "_Call") -> None:
+        """Ask the best free models not yet tried, of different families, none of them on cooldown."""
         try:
             known = list((await self._catalog.trusted()).values())
         except CannotVerifyPrice:
             known = []  # the free router needs no entry
         cooling = (await self._ledger.standing()).cooldowns
-        chosen = await self._ledger.claim(self._free(request, known, tried | set(cooling)))
+        chosen = await self._ledger.claim(self._free(call.request, known, call.tried | set(cooling)))
         first, *fallbacks = chosen or [FREE_ROUTER]
-        return replace(request, model=first, fallbacks=tuple(fallbacks))
+        call.request = replace(call.request, model=first, fallbacks=tuple(fallbacks))
+        call.tried.update(call.asked)
+        call.choose = False
 
     @staticmethod
     def _free(request: ChatRequest, known: Iterable[Model], avoid: Container[str]) -> list[str]:
@@ -211,69 +196,22 @@ class Answers:
         return [model.id for model in choice.different_families(ranked, _CHOSEN)]
 
 
-async def _gather(events: AsyncIterator[Event], answer: Answer, pieces: "_Pieces") -> None:
-    """Note what comes until it ends, fails, or is too much."""
-    async for event in events:
-        _note(answer, event)
-        pieces.add(event)
-        if event.failure:
-            raise event.failure
-        if pieces.size > MAX_REPLY_BYTES:
-            answer.problem = f"cut off here: the answer is over {MAX_REPLY_BYTES} bytes"
-            return
+@dataclass
+class _Call:
+    """One call to `ask`, as far as it is. `ours`: the choice of models is; `choose`: and is to be made (again).
+    `gives_up_at` is the moment, on the clock of `Answers`, after which no further request is started."""
 
-
-class _Pieces:
-    """The text so far. Joined once at the end: a long answer is not copied for every token."""
-
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self.size = 0
-        self.has_text = False
-        self.reasoned = False
-
-    def add(self, event: Event) -> None:
-        self.reasoned = self.reasoned or bool(event.reasoning)
-        if event.text:
-            self._pieces.append(event.text)
-            self.size += len(event.text)
-            self.has_text = self.has_text or not event.text.isspace()
+    request: ChatRequest
+    slot: Slot | None
+    spare: int
+    ours: bool
+    choose: bool
+    gives_up_at: float
+    tries: retry.Tries = field(default_factory=retry.Tries)
+    tried: set[str] = field(default_factory=set)
+    first_failure: OpenRouterMCPError | None = None
 
     @property
-    def text(self) -> str:
-        return clean("".join(self._pieces)).strip()
-
-
-def _note(answer: Answer, event: Event) -> None:
-    answer.served = event.model or answer.served
-    answer.provider = event.provider or answer.provider
-    answer.generation_id = event.generation_id or answer.generation_id
-    answer.finish_reason = event.finish_reason or answer.finish_reason
-    answer.usage = event.usage or answer.usage
-
-
-def _ended_early(finish_reason: str, max_tokens: int) -> str:
-    match finish_reason:
-        case "":
-            return "it ended here without saying that it was done"
-        case "length":
-            return f"cut off at max_tokens ({max_tokens}); ask again with more, or ask for less"
-        case "content_filter":
-            return "the provider's content filter stopped it here"
-        case _:
-            return ""
-
-
-def _without_text(answer: Answer, max_tokens: int, *, reasoned: bool) -> OpenRouterMCPError:
-    if answer.finish_reason == "length" and (reasoned or answer.usage.reasoning_tokens):
-        return EmptyAnswer(
-            f"{answer.model} spent all {max_tokens} tokens on reasoning and wrote no answer. Raise "
-            "max_tokens, or ask a model that does not reason.",
-            outcome=Outcome.REFUSED,
-        )
-    if answer.finish_reason == "content_filter":
-        return Blocked("The provider's content filter stopped the answer before its first word.")
-    return EmptyAnswer(
-        f"{answer.model} sent no text. OpenRouter does not bill the tokens of empty answers. Ask "
-        "again later, or ask another model."
-    )
+    def asked(self) -> tuple[str, ...]:
+        """Whom the next request is for, or the last was."""
+        return (self.request.model, *self.request.fallbacks)

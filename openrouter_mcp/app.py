@@ -45,7 +45,7 @@ async def open_app(
     in any `window` seconds; `clock` gives them epoch seconds, `monotonic` counts those a call has lasted, and `sleep`
     waits for a slot or between tries.
     """
-    client = OpenRouter(settings, transport=transport, timeouts=timeouts)
+    client = OpenRouter(settings, transport=transport, timeouts=timeouts, clock=clock)
     catalog = Catalog(client.models, clock=monotonic, wall=clock)
     key = settings.key.get_secret_value() if settings.key else ""
     ledger = Ledger(key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock)

@@ -4,7 +4,8 @@ Every failure leaves here as one of our errors, tagged with what is known to hav
 """
 
 import ssl
-from collections.abc import AsyncGenerator, Generator
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import anyio
@@ -40,10 +41,12 @@ class OpenRouter:
         *,
         transport: httpx2.AsyncBaseTransport | None = None,
         timeouts: Timeouts | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
         self._transport = transport
         self._timeouts = timeouts or Timeouts()
+        self._clock = clock
         self._http: httpx2.AsyncClient | None = None
 
     async def aclose(self) -> None:
@@ -158,7 +161,9 @@ class OpenRouter:
             payload = wire.read_json(body)
         except BadReply:
             payload = None
-        return failures.read(status, {name.lower(): value for name, value in response.headers.items()}, payload)
+        return failures.read(
+            status, {name.lower(): value for name, value in response.headers.items()}, payload, clock=self._clock
+        )
 
     async def _get(self, path: str, headers: dict[str, str] | None = None) -> object:
         async with self._reply("GET", path, headers or {}) as response:

@@ -15,6 +15,7 @@ from openrouter_mcp.errors import OpenRouterMCPError, Outcome
 from openrouter_mcp.text import number, one_line
 
 _DAY_S = 86_400
+_LONGEST_S = 30 * _DAY_S  # nobody plans beyond; a year 100000 would fill a page
 # A free-tier 429 that resets later than this cannot be the minute's.
 _LONGEST_MINUTE_S = 90.0
 _EPOCH_IN_MS = 1e11
@@ -46,8 +47,9 @@ def read(
     failure.retryable = availability.get("retryable") if isinstance(availability.get("retryable"), bool) else None
     if failure.outcome is not Outcome.REFUSED:
         failure.hint_s = facts.hint
-    if isinstance(failure, errors.DailyQuota):
-        failure.hint_s = facts.hint or _DAY_S - clock() % _DAY_S
+    if isinstance(failure, errors.DailyQuota):  # no other hint can be about the day
+        reset = _until_reset(marks["x-ratelimit-reset"], clock())
+        failure.hint_s = _DAY_S - clock() % _DAY_S if reset is None else min(reset, _DAY_S)
     return failure
 
 
@@ -142,15 +144,21 @@ def _limit(facts: _Facts, *, own: bool) -> OpenRouterMCPError:
 
 def _hint(marks: Mapping[str, object], availability: dict[str, Any], now: float) -> float | None:
     """Seconds to wait, in whichever spelling OpenRouter chose; the unreadable, negative and infinite say nothing."""
-    after, reset = marks["retry-after"], number(marks["x-ratelimit-reset"])
+    after = marks["retry-after"]
     spellings = (
         number(availability.get("retry_after")),
         _scaled(number(marks["retry-after-ms"]), 1000),
         number(after),
         _until(after, now),
-        max(0.0, (reset / 1000 if reset > _EPOCH_IN_MS else reset) - now) if reset else None,
+        _until_reset(marks["x-ratelimit-reset"], now),
     )
-    return next((wait for wait in spellings if wait is not None), None)
+    return next((min(wait, _LONGEST_S) for wait in spellings if wait is not None), None)
+
+
+def _until_reset(value: object, now: float) -> float | None:
+    """Seconds until an epoch time in seconds or, as is usual, milliseconds."""
+    reset = number(value)
+    return max(0.0, (reset / 1000 if reset > _EPOCH_IN_MS else reset) - now) if reset else None
 
 
 def _scaled(value: float | None, unit: float) -> float | None:

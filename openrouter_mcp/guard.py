@@ -5,6 +5,7 @@
 3. The wire: a body built field by field, which tells OpenRouter itself to refuse anything that costs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from openrouter_mcp import choice
@@ -48,10 +49,16 @@ class Permit:
 
 
 async def permit(
-    request: ChatRequest, catalog: Catalog, ledger: Ledger, *, longest_wait: float, slot: Slot | None = None
+    request: ChatRequest,
+    catalog: Catalog,
+    ledger: Ledger,
+    *,
+    time_left: Callable[[], float],
+    slot: Slot | None = None,
+    spare: int = 0,
 ) -> Permit:
     """Check the final `request`, count it, and permit it. `slot` is one reserved before; else one is taken that is at
-    most `longest_wait` seconds away.
+    most `time_left()` seconds away and leaves `spare` of the minute's requests to others.
 
     Raises:
         OpenRouterMCPError: as `check` does; MinuteQuota, DailyQuota: when it would have to wait too long.
@@ -59,7 +66,7 @@ async def permit(
     request = await check(request, catalog)
     body = chat_body(request, max_price=_NOTHING, plugins=_PAID_PLUGINS_OFF)
     if slot is None:
-        (slot,) = await ledger.reserve(longest_wait=longest_wait)
+        (slot,) = await ledger.reserve(longest_wait=time_left(), spare=spare)
     return Permit((request.model, *request.fallbacks), request.max_tokens, slot, body)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from openrouter_mcp.answers import Answer
 from openrouter_mcp.errors import OpenRouterMCPError
 from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.text import duration, one_line
+from openrouter_mcp.transcript import Answer
 from openrouter_mcp.wire import Credits, KeyInfo, Model
 
 _ABILITIES = (("tools", "tools"), ("json", "structured_outputs"), ("reasoning", "reasoning"))
@@ -31,12 +31,12 @@ def comparison(rows: Sequence[Answer | OpenRouterMCPError]) -> Reply:
     """A table, then the answers under the models' names. An error only when no row has text."""
     records = [record(row) for row in rows]
     table = [["model", "outcome", "seconds", "tokens", "cost"], *(_row(row) for row in rows)]
-    sections = [f"## {_name(row)}\n\n{_body(row) if isinstance(row, Answer) else row}" for row in rows]
+    sections = [f"## {_name(row)}\n\n{_body(row) if isinstance(row, Answer) else _said(row)}" for row in rows]
     text = "\n\n".join([_table(table), *sections])
+    if allowances := [row.allowance for row in rows if row.allowance]:
+        text += f"\n\n[{allowances[-1]}]"
     failed = [row for row in rows if not isinstance(row, Answer)]
-    if answered := [row for row in rows if isinstance(row, Answer)]:
-        if allowance := answered[-1].allowance:
-            text += f"\n\n[{allowance}]"
+    if len(failed) < len(rows):
         return Reply(text, {"status": "complete", "rows": records})
     codes = {row.code for row in failed}
     code = codes.pop() if len(codes) == 1 else "upstream"
@@ -80,11 +80,20 @@ def free_models(models: Sequence[Model], *, matching: int, free: int) -> Reply:
     return Reply(f"{note}\n\n{_table(table)}", {"rows": rows})
 
 
-def credits(key: KeyInfo, balance: Credits | None, standing: Standing) -> Reply:  # noqa: A001 - OpenRouter's noun
-    """What the key may still do. A balance OpenRouter does not show is unknown, never $0."""
+def credits(  # noqa: A001 - OpenRouter's noun
+    key: KeyInfo, balance: Credits | None, standing: Standing, *, unread: str = ""
+) -> Reply:
+    """What the key may still do. A balance OpenRouter does not show is unknown, never $0; `unread` says why it did not
+    say anything."""
     left = None if balance is None else balance.total_credits - balance.total_usage
-    lines = [*_allowance_lines(standing), _limit_line(key), _usage_line(key)]
-    lines.append("Balance: unknown; OpenRouter shows it to management keys only." if left is None else _balance(left))
+    lines = _allowance_lines(standing)
+    if unread:
+        lines.append(f"Key limit, spending and balance: unknown, OpenRouter did not say ({unread}).")
+    else:
+        lines += [_limit_line(key), _usage_line(key)]
+        lines.append(
+            "Balance: unknown; OpenRouter shows it to management keys only." if left is None else _balance(left)
+        )
     lines.append("This server: free models only, so its calls cost $0.")
     if key.expires_at:
         lines.append(f"The key expires: {one_line(key.expires_at, 40)}.")
@@ -109,6 +118,13 @@ def credits(key: KeyInfo, balance: Credits | None, standing: Standing) -> Reply:
 
 def _body(answer: Answer) -> str:
     return f"{answer.text}\n\n[incomplete: {answer.problem}]" if answer.problem else answer.text
+
+
+def _said(failure: OpenRouterMCPError) -> str:
+    """A row's failure without what is said once at the end."""
+    row = failure.twin()
+    row.allowance = ""
+    return str(row)
 
 
 def _footer(answer: Answer) -> str:
@@ -161,6 +177,9 @@ def _allowance_lines(standing: Standing) -> list[str]:
         f"{line[0].upper()}{line[1:]} ({source}{elsewhere}).",
         f"This minute: {use.minute} of {standing.per_minute} used.",
     ]
+    if use.stopped_until > standing.now:
+        pause = duration(use.stopped_until - standing.now)
+        lines.append(f"OpenRouter's limit of the minute is met: nothing is sent for {pause}.")
     if standing.cooldowns:
         cooling = (
             f"{one_line(model, 100)} for {duration(cooldown.until - standing.now)} ({cooldown.reason})"

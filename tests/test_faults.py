@@ -252,7 +252,7 @@ async def test_a_gzip_bomb_is_cut_off_without_filling_the_memory_or_stopping_the
 async def test_endless_tokens_are_cut_and_the_connection_closed(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openrouter_mcp.answers.MAX_REPLY_BYTES", 4000)
+    monkeypatch.setattr("openrouter_mcp.transcript.MAX_REPLY_BYTES", 4000)
     sandbox.fail(Fault(then="tokens", every_s=0))
     async with connected(sandbox) as client:
         text, record, _ = await ask(client, prompt="Hi", model=MODEL)

@@ -160,7 +160,7 @@ async def test_broken_rows_do_not_hide_the_good_ones(sandbox: Sandbox) -> None:
 async def test_a_permit_is_good_for_one_request(sandbox: Sandbox) -> None:
     async with opened(sandbox) as app:
         request = ChatRequest(model="acme/tiny:free", prompt="Hi")
-        issued = await permit(request, app.catalog, app.ledger, longest_wait=0)
+        issued = await permit(request, app.catalog, app.ledger, time_left=lambda: 0.0)
         assert [event.model async for event in app.client.chat(issued)]
         with pytest.raises(RuntimeError, match="one request"):
             await anext(app.client.chat(issued))

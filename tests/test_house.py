@@ -18,6 +18,7 @@ LAYERS = (
     {"catalog", "ledger"},
     {"guard"},
     {"client", "reading"},
+    {"transcript"},
     {"answers", "attachments"},
     {"compare", "batch"},
     {"app", "render"},

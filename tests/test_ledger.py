@@ -30,8 +30,9 @@ from openrouter_mcp.errors import (
     Outcome,
     Upstream,
 )
-from openrouter_mcp.ledger.allowance import ALONE_PER_MINUTE, Ledger
-from openrouter_mcp.ledger.slots import DAY_S, Refusal, Slot, day_of, next_midnight
+from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
+from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, next_midnight
 from openrouter_mcp.ledger.sqlite import VERSION, Book
 from openrouter_mcp.sandbox import Sandbox, faults
 from openrouter_mcp.sandbox.transport import StreamingTransport
@@ -220,14 +221,14 @@ def test_a_day_that_is_used_up_is_waited_for_until_midnight_or_refused() -> None
     now = MIDNIGHT - 30
     with book() as one:
         one.note_count("a", 50, 50, now)
-        assert refused(one, now, longest_wait=20) == Refusal(30, daily=True, left=0)
-        assert [slot.at for slot in granted(one, now, longest_wait=40)] == [MIDNIGHT]
+        assert refused(one, now, longest_wait=20) == Refusal(30 + NEW_DAY_S, daily=True, left=0)
+        assert [slot.at for slot in granted(one, now, longest_wait=40)] == [MIDNIGHT + NEW_DAY_S]
 
 
 def test_more_than_the_day_has_left_is_refused_with_what_is_left_and_takes_nothing() -> None:
     with book() as one:
         one.note_count("a", 47, 50, NOON)
-        assert refused(one, NOON, 4, longest_wait=55) == Refusal(DAY_S / 2, daily=True, left=3)
+        assert refused(one, NOON, 4, longest_wait=55) == Refusal(DAY_S / 2 + NEW_DAY_S, daily=True, left=3)
         assert one.use("a", NOON).left == 3
         assert len(granted(one, NOON, 3)) == 3
 
@@ -426,24 +427,24 @@ async def test_a_model_is_left_alone_twice_as_long_for_each_failure_in_a_row(
     async with ledger(word := Word()) as one:
         for _ in range(2):  # an answer in between ends the row
             for pause in seconds:
-                await one.failed(MODEL, failure)
+                await one.failed([MODEL], failure)
                 cooldowns = (await one.standing()).cooldowns
                 assert [cooldown.until - word.at.now for cooldown in cooldowns.values()] == ([pause] if pause else [])
-            await one.answered(MODEL)
+            await one.answered([MODEL], MODEL)
             assert (await one.standing()).cooldowns == {}
 
 
 async def test_of_several_callers_one_claims_the_model_whose_cooldown_ended(tmp_path: Path) -> None:
     word = Word()
     async with ledger(word, tmp_path) as first, ledger(word, tmp_path) as second:
-        await first.failed(MODEL, ModelBusy("Busy."))
+        await first.failed([MODEL], ModelBusy("Busy."))
         assert await second.claim(FIVE) == FIVE[1:]
         word.at.now += 30
         assert sorted([await first.claim(FIVE), await second.claim(FIVE)]) == sorted([FIVE, FIVE[1:]])
-        await second.failed(MODEL, ModelBusy("Busy."))  # the trial failed
+        await second.failed([MODEL], ModelBusy("Busy."))  # the trial failed
         word.at.now += 59
         assert await first.claim(FIVE) == FIVE[1:]
-        await first.answered(MODEL)
+        await first.answered([MODEL], MODEL)
         assert await first.claim(FIVE) == await second.claim(FIVE) == FIVE
 
 
@@ -502,7 +503,7 @@ async def test_openrouter_is_asked_at_first_use_and_every_ten_minutes() -> None:
 async def test_openrouter_is_asked_again_after_a_limit_of_the_account(failure: OpenRouterMCPError, asked: int) -> None:
     async with ledger(word := Word()) as one:
         await one.reserve(longest_wait=0)
-        await one.failed(MODEL, failure)
+        await one.failed([MODEL], failure)
         with pytest.raises(DailyQuota) if isinstance(failure, DailyQuota) else _nothing():
             await one.reserve(longest_wait=55)
         assert word.asked == asked
@@ -594,7 +595,7 @@ async def test_the_time_that_asking_openrouter_takes_counts_as_waiting() -> None
         await one.reserve(20, longest_wait=0)
         word.at.now += 10
         word.takes_s = 30
-        await one.failed(MODEL, MinuteQuota("Full.", hint_s=0.0))  # so that it must be asked
+        await one.failed([MODEL], MinuteQuota("Full.", hint_s=0.0))  # so that it must be asked
         with pytest.raises(MinuteQuota):  # 30 s for the word, then 21 for the slot
             await one.reserve(longest_wait=40)
 
@@ -621,7 +622,7 @@ async def test_a_reservation_that_comes_too_late_is_refused_at_once_with_the_sec
         word.at.now += WINDOW
         with pytest.raises(DailyQuota, match="nothing was sent") as day:
             await one.reserve(longest_wait=55)
-        assert day.value.hint_s == next_midnight(word.at.now) - word.at.now
+        assert day.value.hint_s == next_midnight(word.at.now) + NEW_DAY_S - word.at.now
         assert "00:00 UTC" in str(day.value)
     assert word.at.waits == []
 
@@ -633,7 +634,8 @@ async def test_a_reservation_that_comes_too_late_is_refused_at_once_with_the_sec
         (MinuteQuota("Full.", hint_s=8), 8),
         (MinuteQuota("Full."), WINDOW),
         (MinuteQuota("Full.", hint_s=1e12), 90),
-        (DailyQuota("Full.", hint_s=1.0), DAY_S / 2),
+        (DailyQuota("Full."), DAY_S / 2 + NEW_DAY_S),
+        (DailyQuota("Full.", hint_s=1.0), 1.0 + NEW_DAY_S),  # by a clock a little fast it is yesterday's limit
     ],
 )
 async def test_a_limit_that_one_process_met_stops_all(
@@ -643,7 +645,7 @@ async def test_a_limit_that_one_process_met_stops_all(
     async with ledger(word, tmp_path) as one, ledger(word, tmp_path, key="another key") as sibling:
         await one.reserve(longest_wait=0)
         await sibling.reserve(longest_wait=0)
-        await one.failed(MODEL, failure)
+        await one.failed([MODEL], failure)
         with pytest.raises(type(failure)) as refusal:
             await sibling.reserve(longest_wait=1)
         assert refusal.value.hint_s == pytest.approx(seconds)
@@ -841,9 +843,9 @@ async def test_a_disk_that_fills_up_in_the_middle_costs_the_shared_book_only(
     word = Word(limit=None)
     async with ledger(word, tmp_path, limit=1000) as one:
         slots = await one.reserve(longest_wait=0)
-        assert one._book is not None
-        (pages,) = one._book._db.execute("PRAGMA page_count").fetchone()
-        one._book._db.execute(f"PRAGMA max_page_count={pages}")
+        assert one._shelf._book is not None
+        (pages,) = one._shelf._book._db.execute("PRAGMA page_count").fetchone()
+        one._shelf._book._db.execute(f"PRAGMA max_page_count={pages}")
         while not (await one.standing()).warning:
             slots += await one.reserve(longest_wait=0)
             assert len(slots) < 1000
@@ -888,7 +890,7 @@ async def test_a_newer_book_is_left_as_it_is(tmp_path: Path) -> None:
     before = files(tmp_path)
     async with ledger(Word(), tmp_path) as one:
         await one.reserve(5, longest_wait=0)
-        await one.failed(MODEL, DailyQuota("Full."))
+        await one.failed([MODEL], DailyQuota("Full."))
         assert "newer version" in (await one.standing()).warning
     assert files(tmp_path) == before
 
@@ -975,10 +977,10 @@ async def test_a_daily_limit_stops_the_next_call_everywhere(
         for tool, more in (("ask_model", {"model": MODEL}), ("ask_model", {}), ("compare_models", {"models": FIVE})):
             text, record, _ = await ask(second if is_another_process else client, tool, prompt="Hi", **more)
             assert record["code"] == "daily_quota"
-            assert record["retry_after_s"] == DAY_S / 2
+            assert record["retry_after_s"] == pytest.approx(DAY_S / 2, abs=2)
             assert "00:00 UTC" in text
         assert timed.chats == []
-        at.now = next_midnight(at.now)
+        at.now = next_midnight(at.now) + NEW_DAY_S
         _, _, is_error = await ask(second, prompt="Hi", model=MODEL)
     assert not is_error
 

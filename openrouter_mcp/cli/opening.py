@@ -1,5 +1,8 @@
-"""Opens the App a command works with: over OpenRouter, or over the embedded sandbox."""
+"""Opens the App a command works with, over OpenRouter or the embedded sandbox, and ends the process in time."""
 
+import os
+import sys
+import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -24,3 +27,17 @@ async def opened(settings: Settings, *, sandbox: bool) -> AsyncGenerator[App]:
 
     async with open_app(SANDBOX, transport=StreamingTransport(Sandbox().app)) as app:
         yield app
+
+
+def leave_within(seconds: float, status: int) -> None:
+    """End the process with `status` after `seconds`, if it has not ended in good order: a thread that reads, that
+    writes to a client which no longer reads, or that waits for a book a sibling holds, cannot be cancelled."""
+    impatience = threading.Timer(seconds, leave, [status])
+    impatience.daemon = True
+    impatience.start()
+
+
+def leave(status: int) -> None:
+    """End the process at once."""
+    sys.stderr.flush()
+    os._exit(status)

@@ -9,12 +9,13 @@ import uvicorn
 from starlette.applications import Starlette
 
 from openrouter_mcp.asgi import TRANSPORTS, web_app
-from openrouter_mcp.cli.opening import opened
+from openrouter_mcp.cli.opening import leave_within, opened
 from openrouter_mcp.errors import BadSetting
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LONGEST_END_S = 2.2
 _GRACE_S = 1  # for calls in flight, once asked to stop
 
 
@@ -73,6 +74,7 @@ def _stoppable(web: Starlette) -> uvicorn.Server:
 
     def stop(*_: object) -> None:
         server.should_exit = True
+        leave_within(_LONGEST_END_S, 0)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

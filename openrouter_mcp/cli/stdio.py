@@ -1,10 +1,7 @@
 """Serves MCP over stdin and stdout, and ends when stdin does or a signal says so."""
 
 import json
-import os
 import signal
-import sys
-import threading
 from typing import Any
 
 import anyio
@@ -14,7 +11,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, jsonrpc_message_adapter
 from pydantic import ValidationError
 
-from openrouter_mcp.cli.opening import opened
+from openrouter_mcp.cli.opening import leave, leave_within, opened
 from openrouter_mcp.server import OpenRouterServer, build
 from openrouter_mcp.settings import Settings
 from openrouter_mcp.text import encodable
@@ -22,7 +19,7 @@ from openrouter_mcp.text import encodable
 _UNREADABLE = SessionMessage(
     JSONRPCError(jsonrpc="2.0", id=None, error=ErrorData(code=PARSE_ERROR, message="That line is no JSON-RPC message."))
 )
-_GRACE_S = 0.5  # for the last answers to leave
+_GRACE_S, _SIGNAL_GRACE_S = 0.7, 2.0  # for an end in good order
 
 
 async def serve_stdio(settings: Settings, *, sandbox: bool) -> int:
@@ -32,18 +29,8 @@ async def serve_stdio(settings: Settings, *, sandbox: bool) -> int:
             received = await _until_signal(build(app), incoming, outgoing)
         if received:
             # The thread that reads stdin cannot be cancelled, so an orderly end would wait for the client.
-            _leave(128 + received)
-        # Nor can one that writes to a client which no longer reads.
-        impatience = threading.Timer(_GRACE_S, _leave, [0])
-        impatience.daemon = True
-        impatience.start()
-    impatience.cancel()
+            leave(128 + received)
     return 0
-
-
-def _leave(status: int) -> None:
-    sys.stderr.flush()
-    os._exit(status)
 
 
 async def _until_signal(server: OpenRouterServer, incoming: Any, outgoing: Any) -> int:  # noqa: ANN401 - see relay
@@ -56,14 +43,19 @@ async def _until_signal(server: OpenRouterServer, incoming: Any, outgoing: Any) 
             with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
                 async for number in signals:
                     received = int(number)
+                    leave_within(_SIGNAL_GRACE_S, 128 + received)
                     group.cancel_scope.cancel()
         except NotImplementedError:
             return  # Windows: the loop takes no signal handlers, the process ends by its defaults
 
+    async def relayed() -> None:
+        await relay(server, incoming, outgoing, send)
+        leave_within(_GRACE_S, 0)
+
     send, receive = anyio.create_memory_object_stream[Any]()
     async with send, receive, anyio.create_task_group() as group:
         group.start_soon(watch)
-        group.start_soon(relay, server, incoming, outgoing, send)
+        group.start_soon(relayed)
         await server.serve(receive, outgoing)
         group.cancel_scope.cancel()
     return received

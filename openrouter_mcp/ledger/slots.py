@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 DAY_S = 86_400
+NEW_DAY_S = 1.0  # how far into the new day its first request is sent: clocks differ a little
 _ROUNDING_S = 1e-6  # an epoch time as a float is exact to a quarter of a microsecond
 
 

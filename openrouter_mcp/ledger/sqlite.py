@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openrouter_mcp.errors import UnusableBook
-from openrouter_mcp.ledger.slots import DAY_S, Refusal, Slot, day_of, earliest, next_midnight
+from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, earliest, next_midnight
 from openrouter_mcp.text import number
 
 VERSION = 1
@@ -21,6 +21,7 @@ BUSY_S = 10.0  # how long a sibling may hold the book before it counts as unusab
 _LONGEST_MINUTE_STOP_S = 90.0
 _LONGEST_COOLDOWN_S = 600.0
 _KEPT_DAYS = 2
+_MOST = 10**9  # requests a day; more is a mistake, and SQLite's integers end somewhere
 _CLOCK_TOLERANCE_S = 0.01
 _NOW_S = 1e-3  # so that what is taken this very moment counts as taken
 _SCHEMA = """
@@ -44,13 +45,15 @@ _TAKEN = "SELECT CAST(at AS REAL) AS moment FROM slots WHERE account = ? AND at 
 class Use:
     """What is used: `minute` in the window that ends now, `today` of `day_limit` (None: OpenRouter did not say),
     `elsewhere` of these not through this book. `stopped_until` is when the minute's limit ends that OpenRouter met us
-    with. `left` are the free requests left today, None when nobody knows."""
+    with, `day_stopped_until` the day's (0: none is in force). `left` are the free requests left today, None when nobody
+    knows."""
 
     minute: int
     today: int
     elsewhere: int
     day_limit: int | None
     stopped_until: float
+    day_stopped_until: float
     left: int | None
 
 
@@ -141,9 +144,10 @@ class Book:
         """The next moment with room, and whether it is the day's count that put it off."""
         at = earliest(taken, max(now, self._use(db, account, now).stopped_until), self._window, limit)
         for put_off in (False, True):
-            if self._use(db, account, at).left != 0:
+            use = self._use(db, account, at)
+            if use.left != 0:
                 return at, put_off
-            at = earliest(taken, next_midnight(at), self._window, limit)
+            at = earliest(taken, use.day_stopped_until or next_midnight(at) + NEW_DAY_S, self._window, limit)
         return at, True
 
     def _use(self, db: sqlite3.Connection, account: str, now: float) -> Use:
@@ -161,6 +165,7 @@ class Book:
             elsewhere=int(elsewhere),
             day_limit=None if day_limit is None else int(day_limit),
             stopped_until=minute_stop or 0.0,
+            day_stopped_until=day_stop if day_stop and day_stop > now else 0.0,
             left=0 if (day_stop or 0.0) > now else left,
         )
 
@@ -172,7 +177,10 @@ class Book:
             (now, now, account, now + 1.0),
         )
         db.execute("DELETE FROM cooldowns WHERE until < ? OR until > ?", (now - DAY_S, now + _LONGEST_COOLDOWN_S))
-        for column, latest in (("minute_stop", now + _LONGEST_MINUTE_STOP_S), ("day_stop", next_midnight(now))):
+        for column, latest in (
+            ("minute_stop", now + _LONGEST_MINUTE_STOP_S),
+            ("day_stop", next_midnight(now) + NEW_DAY_S),
+        ):
             stop = f"UPDATE accounts SET {column} = 0 WHERE account = ? AND {column} > ?"  # noqa: S608 - our own names
             db.execute(stop, (account, latest))
 
@@ -198,13 +206,15 @@ class Book:
 
     def note_count(self, key: str, used: int, limit: int, now: float) -> None:
         """OpenRouter's own count of today: what it exceeds ours by was used elsewhere; its lag never takes away."""
+        used, limit = min(used, _MOST), min(limit, _MOST)
         with self._transaction() as db:
             account = self._account(db, key)
             sent = _count(db, account, day_of(now) * DAY_S, now + _NOW_S)
+            elsewhere = max(self._use(db, account, now).elsewhere, used - sent)
             db.execute(
                 "INSERT INTO accounts (account, day, day_limit, elsewhere) VALUES (?, ?, ?, ?) ON CONFLICT (account) "
                 "DO UPDATE SET day = excluded.day, day_limit = excluded.day_limit, elsewhere = excluded.elsewhere",
-                (account, day_of(now), limit, max(0, used - sent)),
+                (account, day_of(now), limit, elsewhere),
             )
 
     def stop(self, key: str, until: float, *, daily: bool) -> None:
@@ -231,14 +241,17 @@ class Book:
     def cooldowns(self) -> dict[str, Cooldown]:
         """Every model that failed when it was last asked."""
         rows = self._db.execute("SELECT model, until, reason, failures FROM cooldowns")
-        return {model: Cooldown(until, reason, failures) for model, until, reason, failures in rows}
+        return {
+            str(model): Cooldown(number(until) or 0.0, str(reason), int(number(failures) or 0))
+            for model, until, reason, failures in rows
+        }
 
     def probe(self, models: Sequence[str], now: float, until: float) -> set[str]:
         """Of `models`, those to leave alone. A cooldown that is over is renewed to `until` by whoever comes first, who
         alone may try the model; its success ends the cooldown, its failure another."""
         with self._transaction() as db:
             rows = dict(db.execute("SELECT model, until FROM cooldowns").fetchall())
-            avoided = {model for model in models if rows.get(model, 0.0) > now}
+            avoided = {model for model in models if (number(rows.get(model)) or 0.0) > now}
             tried = [(until, model) for model in models if model in rows and model not in avoided]
             db.executemany("UPDATE cooldowns SET until = ? WHERE model = ?", tried)
             return avoided

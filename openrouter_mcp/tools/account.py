@@ -10,5 +10,6 @@ async def check_credits(app: CurrentApp) -> Reply:
 
     Use it before a large job or after a quota error. Costs nothing, uses no free request.
     """
-    key = await app.ledger.read_key()
-    return render.credits(key, await app.client.credits(), await app.ledger.standing())
+    key, unread = await app.ledger.try_read_key()
+    balance = None if unread else await app.client.credits()
+    return render.credits(key, balance, await app.ledger.standing(), unread=unread)

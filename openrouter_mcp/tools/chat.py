@@ -44,4 +44,4 @@ async def compare_models(
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
     app.client.require_key()  # one error, not one a row
     chosen = models or await compare.three_free(app.catalog, app.ledger)
-    return render.comparison(await compare.compare(app.answers, app.ledger, request, chosen))
+    return render.comparison(await compare.compare(app.answers, app.catalog, app.ledger, request, chosen))
