@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,11 @@ from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, next_midnight
 from openrouter_mcp.ledger.sqlite import VERSION, Book
-from openrouter_mcp.sandbox import Sandbox, faults
+from openrouter_mcp.reading import Timeouts
+from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.transport import StreamingTransport
 from openrouter_mcp.server import build
-from openrouter_mcp.wire import FreeRequests, KeyInfo
+from openrouter_mcp.wire import ChatRequest, FreeRequests, KeyInfo
 
 MIDNIGHT = 20_000.0 * DAY_S
 NOON = MIDNIGHT + DAY_S / 2
@@ -1126,3 +1128,152 @@ async def test_check_credits_says_when_openrouter_does_not_count(timed: Sandbox,
         text, record, _ = await ask(client, "check_credits")
     assert "(counted here; OpenRouter did not say)" in text
     assert record["free_requests"] == {"used": 1, "limit": None, "remaining": None}
+
+
+# --- found by reading and trying ------------------------------------------------------------------------------------
+
+
+async def test_calls_that_wait_do_not_send_after_the_day_was_said_to_be_used_up(timed: Sandbox, at: Time) -> None:
+    async with opened(timed, at=at) as app, Client(build(app)) as client:
+        await app.ledger.reserve(20, longest_wait=0)
+        at.now += 30  # so that the next moment is 31 s away
+        slept = at.sleep
+
+        async def limit_met_meanwhile(seconds: float) -> None:
+            await slept(seconds)
+            await app.ledger.failed([MODEL], DailyQuota("Used up."))
+
+        app.answers._sleep = limit_met_meanwhile
+        _, record, _ = await ask(client, prompt="Hi", model=MODEL)
+        assert record["code"] == "daily_quota"
+        assert timed.chats == []
+        assert (await app.ledger.standing()).use.today == 20
+
+
+async def test_a_slot_whose_moment_is_past_is_exchanged(timed: Sandbox, at: Time) -> None:
+    async with opened(timed, at=at) as app:
+        (slot,) = await app.ledger.reserve(longest_wait=0)
+        assert not await app.ledger.missed(slot)
+        at.now += 5
+        assert await app.ledger.missed(slot)
+        await app.answers.ask(ChatRequest(model=MODEL, prompt="Hi"), slot)
+        assert (await app.ledger.standing()).use.today == len(timed.chats) == 1
+
+
+async def test_a_clock_a_second_fast_at_midnight_does_not_lose_the_new_day(timed: Sandbox, at: Time) -> None:
+    at.now = next_midnight(at.now)
+    async with connected(timed, at=at) as client:
+        timed.fail(faults.rate_limit("free-models-per-day.", 50, at.now + 1))  # OpenRouter's midnight is a second away
+        _, record, _ = await ask(client, prompt="Hi", model=MODEL)
+        assert record["code"] == "daily_quota"
+        assert record["retry_after_s"] == pytest.approx(1, abs=0.1)
+        at.now += 3
+        _, _, is_error = await ask(client, prompt="Hi", model=MODEL)
+    assert not is_error
+
+
+async def test_openrouters_lag_never_gives_back_what_was_used() -> None:
+    with book() as one:
+        one.note_count("a", 30, 50, NOON)
+        granted(one, NOON, 15)
+        one.note_count("a", 30, 50, NOON + 1)  # it has not counted ours yet
+        assert one.use("a", NOON + 1).left == 5
+        one.note_count("a", 2**70, 2**70, NOON + 2)
+        assert one.use("a", NOON + 2).left == 0
+
+
+async def test_callers_who_come_together_wait_for_the_one_first_reading() -> None:
+    word = Word()
+    gate = anyio.Event()
+
+    async def slow() -> KeyInfo:
+        await gate.wait()
+        return await word.key()
+
+    one = Ledger("key", None, slow, clock=word.at.clock)
+    async with anyio.create_task_group() as callers:
+        for _ in range(5):
+            callers.start_soon(partial(one.reserve, longest_wait=0))
+        await anyio.wait_all_tasks_blocked()
+        assert (await one.standing()).use.today == 0  # nobody went ahead
+        gate.set()
+    assert word.asked == 1
+    await one.aclose()
+
+
+async def test_a_model_that_answers_under_a_dated_name_recovers(timed: Sandbox, at: Time) -> None:
+    async with opened(timed, at=at) as app, Client(build(app)) as client:
+        timed.fail(faults.server_error(503))
+        timed.fail(Fault(model="acme/tiny-2025-04:free"))
+        _, record, is_error = await ask(client, prompt="Hi", model=MODEL)
+        assert not is_error
+        assert record["attempts"] == 2
+        assert (await app.ledger.standing()).cooldowns == {}
+
+
+async def test_the_model_that_failed_and_those_on_cooldown_are_no_alternatives(timed: Sandbox, at: Time) -> None:
+    async with connected(timed, at=at) as client:
+        await ask(client, "list_free_models")
+        for model in ("globex/large:free", "hooli/thinker:free"):
+            timed.fail(faults.pool_busy(), model=model)
+            text, _, _ = await ask(client, prompt="Hi", model=model)
+        alternatives = text.partition("Free alternatives: ")[2]
+    assert alternatives.startswith("initech/coder:free, ")
+    assert "globex" not in alternatives
+    assert "hooli" not in alternatives
+
+
+async def test_an_untrusted_certificate_uses_nothing_of_the_allowance(timed: Sandbox, at: Time) -> None:
+    async with opened(timed, at=at) as app, Client(build(app)) as client:
+        await ask(client, prompt="Hi", model=MODEL)
+        failure = Network("Not trusted.", outcome=Outcome.BAD_TLS)
+
+        async def refuse(permit: Any) -> AsyncGenerator[Any]:
+            permit.spend()
+            if permit.spent:
+                raise failure
+            yield
+
+        app.client.chat = refuse  # type: ignore[method-assign]
+        _, record, _ = await ask(client, prompt="Hi", model=MODEL)
+        assert record["code"] == "network"
+        assert (await app.ledger.standing()).use.today == 1
+
+
+async def test_without_the_shared_book_a_comparison_that_can_never_fit_is_told_so(at: Time, tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"not a database" * 100)
+    async with connected(Sandbox(), at=at, settings=replace(SETTINGS, state_dir=tmp_path)) as client:
+        models = [*FIVE, "wonka/long:free"]
+        text, _, _ = await ask(client, "compare_models", prompt="Hi", models=models)
+        assert text.startswith("minute_quota: At most 5 can be asked at once now")
+        assert "Try again in" not in text
+
+
+async def test_what_went_wrong_first_is_told_when_there_is_no_slot_for_a_second_try(timed: Sandbox, at: Time) -> None:
+    async with opened(timed, at=at) as app, Client(build(app)) as client:
+        await app.ledger.reserve(19, longest_wait=0)
+        timed.fail(faults.server_error(503))
+        text, record, _ = await ask(client, prompt="Hi", model=MODEL)
+        assert record["code"] == "upstream"
+        assert record["attempts"] == len(timed.chats) == 1
+        assert "answered 503" in text
+
+
+@pytest.mark.parametrize("fault", [faults.server_error(503), Fault(delay_headers_s=600)], ids=["503", "silence"])
+async def test_check_credits_shows_our_own_figures_when_openrouter_says_nothing(sandbox: Sandbox, fault: Fault) -> None:
+    async with connected(sandbox, timeouts=Timeouts(connect=0.1, line=0.1)) as client:
+        await ask(client, prompt="Hi", model=MODEL)
+        sandbox.fail(fault, times=None, path="/key")
+        text, record, is_error = await ask(client, "check_credits")
+    assert not is_error
+    assert text.startswith("49 of 50 free requests left today")
+    assert "Key limit, spending and balance: unknown, OpenRouter did not say (" in text
+    assert record["free_requests"]["used"] == 1
+
+
+async def test_the_minutes_limit_that_openrouter_met_us_with_is_shown(timed: Sandbox, at: Time) -> None:
+    async with connected(timed, at=at) as client:
+        timed.fail(faults.minute_limit(50, now=at.now))
+        await ask(client, prompt="Hi", model=MODEL)
+        text, _, _ = await ask(client, "check_credits")
+    assert "OpenRouter's limit of the minute is met: nothing is sent for 50 s." in text

@@ -1,8 +1,10 @@
 """The stdio server as a real process: both eras, and a well-behaved end."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -187,3 +189,22 @@ def test_the_end_of_stdin_ends_it_although_the_client_no_longer_reads() -> None:
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(2) == 0
+
+
+@pytest.mark.parametrize("ends_by_signal", [False, True])
+def test_it_ends_in_time_although_a_sibling_holds_the_book(*, ends_by_signal: bool) -> None:
+    with Upstream() as upstream, spawned(**upstream.settings) as process:
+        initialize(process)
+        send(process, "tools/call", id_=2, name="ask_model", arguments={"prompt": "1", "model": "acme/tiny:free"})
+        assert not receive(process)["result"]["isError"]
+        book = Path(upstream.settings["OPENROUTER_MCP_STATE_DIR"]) / "ledger.db"
+        with closing(sqlite3.connect(book, isolation_level=None)) as sibling:
+            sibling.execute("BEGIN EXCLUSIVE")
+            for number in range(3, 8):
+                send(process, "tools/call", id_=number, name="ask_model", arguments={"prompt": f"{number}"})
+            if ends_by_signal:
+                process.send_signal(signal.SIGTERM)
+            else:
+                assert process.stdin is not None
+                process.stdin.close()
+            assert process.wait(2.5 if ends_by_signal else 1) in (0, 128 + signal.SIGTERM)
