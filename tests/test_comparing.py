@@ -2,9 +2,11 @@
 
 import anyio
 import pytest
-from support import ERAS, ask, connected
+from mcp import Client
+from support import ERAS, Time, ask, connected, opened
 
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
+from openrouter_mcp.server import build
 
 FOUR = ["acme/tiny:free", "globex/large:free", "initech/coder:free", "tyrell/polyglot:free"]
 
@@ -96,3 +98,26 @@ async def test_a_catalogue_with_too_few_free_models_is_said_to_be_so(sandbox: Sa
     assert is_error
     assert text.startswith("no_provider: Free models that can be asked right now: 1, too few")
     assert sandbox.chats == []
+
+
+async def test_a_catalogue_that_cannot_be_read_is_asked_once_for_all_models(sandbox: Sandbox) -> None:
+    """A dead host takes seconds to fail; four models must not wait for it one after the other."""
+    sandbox.fail(faults.server_error(503), times=None, path="/models")
+    async with connected(sandbox) as client:
+        _, record, is_error = await ask(client, "compare_models", prompt="Why?", models=FOUR)
+    assert is_error
+    assert record["code"] == "cannot_verify_price"
+    assert len(sandbox.requests) == 1
+
+
+async def test_second_tries_of_a_comparison_leave_room_for_a_question_too(sandbox: Sandbox) -> None:
+    at = Time()
+    async with opened(sandbox, at=at) as app, Client(build(app)) as client:
+        await app.ledger.reserve(14, longest_wait=0)
+        for model in FOUR:
+            sandbox.fail(faults.server_error(503), model=model)
+        await ask(client, "compare_models", prompt="Why?", models=FOUR)
+        assert len(sandbox.chats) == 4  # the minute has room for two more, but not for them
+        _, _, is_error = await ask(client, prompt="Mine?", model=FOUR[0])
+    assert not is_error
+    assert at.waits == [] or max(at.waits) < 1

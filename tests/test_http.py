@@ -153,7 +153,7 @@ def test_a_signal_ends_it_with_calls_in_flight(number: signal.Signals, path: str
 def test_a_signal_as_soon_as_it_says_that_it_serves_ends_it() -> None:
     with serving("--sandbox") as (_, process):
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
+        assert process.wait(2) == 0
 
 
 async def call_until_cut(address: str, path: str) -> None:

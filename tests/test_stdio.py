@@ -202,6 +202,8 @@ def test_it_ends_in_time_although_a_sibling_holds_the_book(*, ends_by_signal: bo
             sibling.execute("BEGIN EXCLUSIVE")
             for number in range(3, 8):
                 send(process, "tools/call", id_=number, name="ask_model", arguments={"prompt": f"{number}"})
+            send(process, "tools/list", id_=99)
+            assert receive(process)["id"] == 99  # so the calls before it are under way
             if ends_by_signal:
                 process.send_signal(signal.SIGTERM)
             else:
