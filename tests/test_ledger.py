@@ -52,7 +52,7 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 @contextmanager
 def book(path: Path | str = ":memory:", *, limit: int = 20, window: float = WINDOW) -> Generator[Book]:
-    with closing(Book(path, limit=limit, window=window)) as opened_book:
+    with closing(Book(path, limit=limit, window=window, ticks=lambda: 0.0)) as opened_book:
         yield opened_book
 
 
@@ -86,7 +86,7 @@ class SteadyClock(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = MIDNIGHT - 300.0
-        self.book = Book(":memory:", limit=self.limit, window=self.window)
+        self.book = Book(":memory:", limit=self.limit, window=self.window, ticks=lambda: 0.0)
         self.slots: dict[str, list[Slot]] = defaultdict(list)
         self.read: dict[str, tuple[int, int]] = {}  # account: day of OpenRouter's count, used elsewhere
         self.stops: dict[str, float] = {}

@@ -71,11 +71,11 @@ class Shelf:
 
     def _open(self) -> Book:
         if self._folder is None:
-            return Book(":memory:", limit=self._limit, window=self._window)
+            return Book(":memory:", limit=self._limit, window=self._window, ticks=self._clock)
         try:
             path = private_file(self._folder, _BOOK)
             self._inode = path.stat().st_ino
-            return Book(path, limit=self._limit, window=self._window)
+            return Book(path, limit=self._limit, window=self._window, ticks=self._clock)
         except (sqlite3.Error, OSError, UnusableBook) as error:
             return self._alone(error)
 
@@ -93,4 +93,4 @@ class Shelf:
             f"it sends at most {ALONE_PER_MINUTE} free requests a minute and does not know what others send."
         )
         logger.warning("%s", self.warning)
-        return Book(":memory:", limit=ALONE_PER_MINUTE, window=_ALONE_WINDOW_S)
+        return Book(":memory:", limit=ALONE_PER_MINUTE, window=_ALONE_WINDOW_S, ticks=self._clock)
