@@ -14,6 +14,7 @@ from openrouter_mcp import wire
 from openrouter_mcp.errors import BadReply, Blocked, NoProvider, TooLarge, Upstream
 from openrouter_mcp.reading import Lines
 from openrouter_mcp.sandbox.models import catalogue
+from openrouter_mcp.text import encodable
 from openrouter_mcp.wire import ChatRequest, Event, Usage, chat_body, read_event, read_json
 
 # --- lines ----------------------------------------------------------------------------------------------------------
@@ -204,10 +205,10 @@ def test_keep_alive_newlines_before_a_body_do_no_harm() -> None:
 def test_the_body_holds_exactly_the_allowed_fields(model: str, prompt: str, system: str, max_tokens: int) -> None:
     request = ChatRequest(model, prompt, system=system, max_tokens=max_tokens)
     body = json.loads(chat_body(request, max_price={"prompt": "0"}, plugins=[{"id": "web", "enabled": False}]))
-    instruction = [{"role": "system", "content": system}] if system else []
+    instruction = [{"role": "system", "content": encodable(system)}] if system else []
     assert body == {
         "model": model,
-        "messages": [*instruction, {"role": "user", "content": prompt}],
+        "messages": [*instruction, {"role": "user", "content": encodable(prompt)}],
         "max_tokens": max_tokens,
         "stream": True,
         "provider": {"max_price": {"prompt": "0"}},
