@@ -8,6 +8,7 @@ when it was asked for, its slot, and the status it was answered with. `hammer FO
 import itertools
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def hammer(folder: str, limit: str, window: str) -> None:
     from openrouter_mcp.ledger.sqlite import Book  # alone, so that a process is there at once
 
     book = Book(Path(folder) / "ledger.db", limit=int(limit), window=float(window))
-    parent = os.getppid()
+    parent, pause = os.getppid(), threading.Event()
     for number in itertools.count():
         if os.getppid() != parent:
             return  # whoever was to kill it is gone
@@ -27,7 +28,7 @@ def hammer(folder: str, limit: str, window: str) -> None:
         book.note_count("a", book.use("a", time.time()).today, 1_000_000, time.time())
         if number == 0:
             print("ready", flush=True)
-        time.sleep(0.001)  # SQLite's lock is not fair to those who wait while one never lets go
+        pause.wait(0.001)  # SQLite's lock is not fair to those who wait while one never lets go
 
 
 async def send(folder: str, limit: str, window: str, count: str) -> None:

@@ -13,6 +13,7 @@ import httpx2
 import pytest
 from mcp import Client
 from processes import Upstream
+from pydantic import SecretStr
 from support import CANARY, ERAS, SETTINGS, Time, ask, connected, until
 
 from openrouter_mcp.app import open_app
@@ -350,3 +351,15 @@ async def test_an_answer_that_takes_longer_than_any_may_is_cut_off(sandbox: Sand
     assert record["status"] == "partial"
     assert "took too long" in text
     assert sandbox.open_streams == 0
+
+
+@pytest.mark.parametrize("key", ["x", "text", "content", "isError", "complete", 'odd"key\\here'])
+async def test_a_key_that_is_also_a_word_of_the_protocol_breaks_no_result(sandbox: Sandbox, key: str) -> None:
+    settings = replace(SETTINGS, key=SecretStr(key))
+    async with connected(sandbox, settings=settings) as client:
+        text, record, is_error = await ask(client, prompt="Hi", model=MODEL)
+        assert not is_error
+        assert text.startswith("[sandbox] acme/tiny:free was asked")
+        assert record["model"] == MODEL
+        _, record, _ = await ask(client, prompt="Hi", model="acme/tiny")
+    assert record["code"] == "not_free"
