@@ -26,8 +26,9 @@ from openrouter_mcp.errors import (
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.slots import Slot
 from openrouter_mcp.pricing import FREE_ROUTER
+from openrouter_mcp.records import Model
 from openrouter_mcp.transcript import Answer, Pieces, ended_early, gather, without_text
-from openrouter_mcp.wire import ChatRequest, Model
+from openrouter_mcp.wire import ChatRequest
 
 LONGEST_WAIT_S = 55.0  # for the allowance, a backoff or another try, all together; then the client may hang up
 _CHOSEN = 3  # models sent in one request when the choice is ours: OpenRouter takes no more

@@ -8,7 +8,7 @@ import anyio
 
 from openrouter_mcp.errors import CannotVerifyPrice, OpenRouterMCPError, Outcome, UnknownModel
 from openrouter_mcp.pricing import is_free
-from openrouter_mcp.wire import Model
+from openrouter_mcp.records import Model
 
 FRESH_TO_SHOW_S = 600.0
 FRESH_TO_TRUST_S = 300.0

@@ -3,8 +3,8 @@
 from collections.abc import Container, Iterable, Mapping
 
 from openrouter_mcp.pricing import MODEL_ID, is_free
+from openrouter_mcp.records import Model
 from openrouter_mcp.text import number
-from openrouter_mcp.wire import Model
 
 
 def free_ranked(models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:

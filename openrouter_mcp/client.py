@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 import anyio
 import httpx2
 
-from openrouter_mcp import __version__, failures, reading, wire
+from openrouter_mcp import __version__, failures, reading, records, wire
 from openrouter_mcp.errors import BadKey, BadReply, Network, NoKey, OpenRouterMCPError, Outcome, Timeout
 from openrouter_mcp.guard import Permit
 from openrouter_mcp.reading import Timeouts
@@ -62,18 +62,18 @@ class OpenRouter:
         """
         self._authorization()
 
-    async def models(self) -> list[wire.Model]:
+    async def models(self) -> list[records.Model]:
         """`GET /models`: the catalogue. Needs no key."""
-        return wire.read_models(await self._get("/models"))
+        return records.read_models(await self._get("/models"))
 
-    async def key(self) -> wire.KeyInfo:
+    async def key(self) -> records.KeyInfo:
         """`GET /key`: what the key may do and has used."""
-        return wire.read_key(await self._get("/key", self._authorization()))
+        return records.read_key(await self._get("/key", self._authorization()))
 
-    async def credits(self) -> wire.Credits | None:
+    async def credits(self) -> records.Credits | None:
         """`GET /credits`: the balance, which OpenRouter shows to management keys; None when it does not say."""
         try:
-            return wire.read_credits(await self._get("/credits", self._authorization()))
+            return records.read_credits(await self._get("/credits", self._authorization()))
         except OpenRouterMCPError:
             return None
 

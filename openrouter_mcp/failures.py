@@ -12,7 +12,7 @@ from typing import Any
 
 from openrouter_mcp import errors
 from openrouter_mcp.errors import OpenRouterMCPError, Outcome
-from openrouter_mcp.text import number, one_line
+from openrouter_mcp.text import mapping, number, one_line
 
 _DAY_S = 86_400
 _LONGEST_S = 30 * _DAY_S  # nobody plans beyond; a year 100000 would fill a page
@@ -33,13 +33,13 @@ def read(
 ) -> OpenRouterMCPError:
     """The error that a reply with an error means. `headers` have lower-case names; `payload` is the parsed body, or
     None when it is no JSON. `status` may be 200: some failures arrive that way, their own status inside."""
-    error = _object(_object(payload).get("error"))
-    metadata, availability = _object(error.get("metadata")), _object(error.get("availability"))
+    error = mapping(mapping(payload).get("error"))
+    metadata, availability = mapping(error.get("metadata")), mapping(error.get("availability"))
     if not error and (status >= 500 or status == 408):
         return errors.Upstream(f"The reply was an HTTP {status} that is not OpenRouter's.", outcome=Outcome.LOST)
     if not error and status not in (401, 413, 429):
         return errors.BadReply(f"The reply was an HTTP {status} that is not OpenRouter's.", outcome=Outcome.REFUSED)
-    inner = {str(name).lower(): value for name, value in _object(metadata.get("headers")).items()}
+    inner = {str(name).lower(): value for name, value in mapping(metadata.get("headers")).items()}
     marks = {name: headers.get(name, inner.get(name)) for name in _MARKS}
     code = _error_status(error.get("code")) or _error_status(error.get("http_status")) or status
     facts = _Facts(code, error, metadata, availability, hint=_hint(marks, availability, clock()))
@@ -183,7 +183,3 @@ def _names(values: object) -> str:
 
 def _first(values: object) -> str:
     return one_line(values[0], 100) if isinstance(values, list) and values else ""
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -14,7 +14,8 @@ from openrouter_mcp.errors import InvalidRequest, NotFree, TooLarge, UnknownMode
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.slots import Slot
 from openrouter_mcp.pricing import FREE_ROUTER, FREE_SUFFIX, MODEL_ID, costs_nothing, is_free, per_million
-from openrouter_mcp.wire import ChatRequest, Model, chat_body
+from openrouter_mcp.records import Model
+from openrouter_mcp.wire import ChatRequest, chat_body
 
 MAX_PROMPT_BYTES = 1024 * 1024
 _MAX_ID = 200

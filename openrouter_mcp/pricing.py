@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from decimal import Decimal
 
-from openrouter_mcp.wire import Model
+from openrouter_mcp.records import Model
 
 FREE_ROUTER = "openrouter/free"  # picks one of the free models; needs no entry in the catalogue
 FREE_SUFFIX = ":free"

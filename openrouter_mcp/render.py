@@ -6,9 +6,9 @@ from decimal import Decimal
 
 from openrouter_mcp.errors import OpenRouterMCPError
 from openrouter_mcp.ledger.standing import Standing
+from openrouter_mcp.records import Credits, KeyInfo, Model
 from openrouter_mcp.text import duration, one_line
 from openrouter_mcp.transcript import Answer
-from openrouter_mcp.wire import Credits, KeyInfo, Model
 
 _ABILITIES = (("tools", "tools"), ("json", "structured_outputs"), ("reasoning", "reasoning"))
 

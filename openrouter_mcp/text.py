@@ -3,6 +3,7 @@
 import math
 import unicodedata
 from datetime import UTC, datetime
+from typing import Any
 
 # Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
 _KEPT = frozenset("\n\t\u200c\u200d")
@@ -44,6 +45,11 @@ def number(value: object) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return amount if math.isfinite(amount) and amount >= 0 else None
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """An object out of somebody else's JSON; anything else is an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def duration(seconds: float) -> str:

@@ -9,19 +9,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
-
 from openrouter_mcp import failures
 from openrouter_mcp.errors import BadReply, OpenRouterMCPError
-from openrouter_mcp.text import encodable
+from openrouter_mcp.text import encodable, mapping
 
 _LEAST_USD, _MOST_USD = Decimal("1e-18"), Decimal("1e9")  # beyond these a cost is a mistake
 _MOST_DIGITS = 30
@@ -101,10 +91,10 @@ def read_json(data: bytes) -> object:
 
 def read_event(data: object) -> Event:
     """What a chunk of a stream, or a whole reply, says; both carry one choice, as `delta` or as `message`."""
-    chunk = _object(data)
+    chunk = mapping(data)
     choice = _first(chunk.get("choices"))
-    message = _object(choice.get("delta")) or _object(choice.get("message"))
-    error = _object(chunk.get("error")) or _object(choice.get("error"))
+    message = mapping(choice.get("delta")) or mapping(choice.get("message"))
+    error = mapping(chunk.get("error")) or mapping(choice.get("error"))
     return Event(
         text=_text_of(message.get("content")),
         reasoning=_string(message.get("reasoning")),
@@ -112,7 +102,7 @@ def read_event(data: object) -> Event:
         model=_string(chunk.get("model")),
         provider=_string(chunk.get("provider")),
         generation_id=_string(chunk.get("id")),
-        usage=_usage(_object(chunk.get("usage"))),
+        usage=_usage(mapping(chunk.get("usage"))),
         failure=failures.read(200, {}, {"error": error}) if error else None,
     )
 
@@ -120,7 +110,7 @@ def read_event(data: object) -> Event:
 def _usage(usage: dict[str, Any]) -> Usage | None:
     if not usage:
         return None
-    details = _object(usage.get("completion_tokens_details"))
+    details = mapping(usage.get("completion_tokens_details"))
     return Usage(
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
@@ -132,16 +122,12 @@ def _usage(usage: dict[str, Any]) -> Usage | None:
 def _text_of(content: object) -> str:
     """`content` is a string, a list of parts, or null."""
     if isinstance(content, list):
-        return "".join(_string(_object(part).get("text")) for part in content)
+        return "".join(_string(mapping(part).get("text")) for part in content)
     return _string(content)
 
 
 def _first(choices: object) -> dict[str, Any]:
-    return _object(choices[0]) if isinstance(choices, list) and choices else {}
-
-
-def _object(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return mapping(choices[0]) if isinstance(choices, list) and choices else {}
 
 
 def _string(value: object) -> str:
@@ -167,124 +153,3 @@ def _amount(value: object) -> Decimal | None:
         return None
     amount = Decimal(value)
     return amount if amount == 0 or _LEAST_USD <= abs(amount) <= _MOST_USD else None
-
-
-# --- the catalogue and the account ----------------------------------------------------------------------------------
-
-
-class _Lenient(BaseModel):
-    """A field that is not what it should be counts as left out, unless the whole means nothing without it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _or_left_out(cls, value: object, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
-        field = cls.model_fields[info.field_name or ""]
-        try:
-            return read(value)
-        except ValidationError:
-            if field.is_required():
-                raise
-            return field.get_default(call_default_factory=True)
-
-
-class Architecture(_Lenient):
-    """Which kinds of content go in and come out."""
-
-    input_modalities: tuple[str, ...] = ()
-    output_modalities: tuple[str, ...] = ()
-
-
-class TopProvider(_Lenient):
-    """Limits of the provider OpenRouter prefers."""
-
-    max_completion_tokens: int | None = None
-
-
-class Model(_Lenient):
-    """An entry of `GET /models`. `pricing` is kept as it came (strings, USD per token): `pricing.py` reads it."""
-
-    id: str = Field(min_length=1)
-    name: str = ""
-    created: int = 0
-    context_length: int | None = None
-    architecture: Architecture = Architecture()
-    pricing: Mapping[str, Any] = Field(default_factory=dict)
-    top_provider: TopProvider = TopProvider()
-    supported_parameters: tuple[str, ...] = ()
-    expiration_date: str | None = None
-    benchmarks: Mapping[str, Any] | None = None
-
-    @property
-    def family(self) -> str:
-        """The author: the id before the slash."""
-        return self.id.partition("/")[0]
-
-
-def read_models(data: object) -> list[Model]:
-    """The readable entries of a `GET /models` reply; broken rows are left out.
-
-    Raises:
-        BadReply: when there is no list, or nothing readable in it.
-    """
-    rows = _object(data).get("data")
-    models = []
-    for row in rows if isinstance(rows, list) else []:
-        try:
-            models.append(Model.model_validate(row))
-        except ValidationError:
-            continue
-    if not models:
-        raise BadReply("OpenRouter's model list is empty or unreadable.")
-    return models
-
-
-class FreeRequests(_Lenient):
-    """Today's allowance of free requests, as OpenRouter counts it; may lag a minute."""
-
-    used: int
-    limit: int
-    remaining: int
-
-
-class KeyInfo(_Lenient):
-    """`GET /key`. Amounts are USD; `limit` None means that the key has no cap of its own."""
-
-    limit: Decimal | None = None
-    limit_remaining: Decimal | None = None
-    limit_reset: str | None = None
-    usage: Decimal | None = None
-    usage_daily: Decimal | None = None
-    usage_monthly: Decimal | None = None
-    expires_at: str | None = None
-    creator_user_id: str | None = None
-    free_model_daily_requests: FreeRequests | None = None
-
-
-class Credits(_Lenient):
-    """`GET /credits`, in USD."""
-
-    total_credits: Decimal
-    total_usage: Decimal
-
-
-def read_key(data: object) -> KeyInfo:
-    """What `GET /key` says.
-
-    Raises:
-        BadReply: when it is not what OpenRouter sends.
-    """
-    try:
-        return KeyInfo.model_validate(_object(data).get("data"))
-    except ValidationError as error:
-        raise BadReply("OpenRouter's description of the key is unreadable.") from error
-
-
-def read_credits(data: object) -> Credits | None:
-    """What `GET /credits` says; None when it is unreadable, or 0/0, which ordinary keys of funded accounts get too."""
-    try:
-        credits_ = Credits.model_validate(_object(data).get("data"))
-    except ValidationError:
-        return None
-    return credits_ if credits_.total_credits or credits_.total_usage else None

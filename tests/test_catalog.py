@@ -15,7 +15,7 @@ from openrouter_mcp.errors import (
     Timeout,
     UnknownModel,
 )
-from openrouter_mcp.wire import Model, read_models
+from openrouter_mcp.records import Model, read_models
 
 FIRST, SECOND = Model(id="acme/tiny:free"), Model(id="globex/large:free")
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from openrouter_mcp.choice import different_families, free_ranked
 from openrouter_mcp.pricing import is_free
+from openrouter_mcp.records import Architecture, Model, read_models
 from openrouter_mcp.sandbox.models import catalogue
-from openrouter_mcp.wire import Architecture, Model, read_models
 
 MODELS = read_models({"data": catalogue(date(2026, 11, 20))})
 NO_INDEX: list[object] = [float("nan"), float("inf"), 10**400, None, "x", [], {}, float("-inf")]

@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"__init__", "text"},
     {"errors"},
-    {"wire", "failures", "options", "settings"},
+    {"wire", "records", "failures", "options", "settings"},
     {"choice", "retry", "pricing"},
     {"catalog", "ledger"},
     {"guard"},

@@ -36,10 +36,11 @@ from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, next_midnight
 from openrouter_mcp.ledger.sqlite import VERSION, Book
 from openrouter_mcp.reading import Timeouts
+from openrouter_mcp.records import FreeRequests, KeyInfo
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.transport import StreamingTransport
 from openrouter_mcp.server import build
-from openrouter_mcp.wire import ChatRequest, FreeRequests, KeyInfo
+from openrouter_mcp.wire import ChatRequest
 
 MIDNIGHT = 20_000.0 * DAY_S
 NOON = MIDNIGHT + DAY_S / 2

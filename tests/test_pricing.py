@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrouter_mcp.pricing import costs_nothing, is_free, per_million, price
+from openrouter_mcp.records import Model, read_models
 from openrouter_mcp.sandbox.models import TRAPS, catalogue
-from openrouter_mcp.wire import Model, read_models
 
 MODELS = read_models({"data": catalogue(date(2026, 11, 20))})
 FREE = {"prompt": "0", "completion": "0"}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrouter_mcp import wire
+from openrouter_mcp import records, wire
 from openrouter_mcp.errors import BadReply, Blocked, NoProvider, TooLarge, Upstream
 from openrouter_mcp.reading import Lines
 from openrouter_mcp.sandbox.models import catalogue
@@ -225,7 +225,7 @@ BROKEN: list[object] = [
 
 
 def test_a_broken_row_of_the_catalogue_is_left_out() -> None:
-    assert [model.id for model in wire.read_models({"data": [*BROKEN, GOOD, *BROKEN]})] == ["acme/tiny:free"]
+    assert [model.id for model in records.read_models({"data": [*BROKEN, GOOD, *BROKEN]})] == ["acme/tiny:free"]
 
 
 def test_an_odd_field_counts_as_left_out() -> None:
@@ -233,12 +233,12 @@ def test_an_odd_field_counts_as_left_out() -> None:
         "name": None, "created": "x", "context_length": "many", "architecture": None, "pricing": "free",
         "top_provider": [], "supported_parameters": None, "expiration_date": 7, "benchmarks": "good",
     }  # fmt: skip
-    assert wire.read_models({"data": [{"id": "a/b", **odd}]}) == [wire.Model(id="a/b")]
+    assert records.read_models({"data": [{"id": "a/b", **odd}]}) == [records.Model(id="a/b")]
 
 
 def test_every_row_of_the_real_shape_is_read() -> None:
     rows = json.loads(json.dumps(catalogue(date(2026, 11, 20))))
-    models = wire.read_models({"data": rows, "total_count": len(rows), "links": {"next": None}})
+    models = records.read_models({"data": rows, "total_count": len(rows), "links": {"next": None}})
     assert [model.id for model in models] == [row["id"] for row in rows]
     assert [model.pricing for model in models] == [row["pricing"] for row in rows]
     assert {model.id: model.family for model in models}["acme/tiny:free"] == "acme"
@@ -249,7 +249,7 @@ def test_every_row_of_the_real_shape_is_read() -> None:
 )
 def test_a_list_without_a_readable_model_is_a_bad_reply(data: object) -> None:
     with pytest.raises(BadReply):
-        wire.read_models(data)
+        records.read_models(data)
 
 
 OLD_KEY = {"label": "sk-or-v1-au7...890", "limit": 100, "limit_remaining": Decimal("74.5"), "limit_reset": "monthly",
@@ -258,22 +258,22 @@ OLD_KEY = {"label": "sk-or-v1-au7...890", "limit": 100, "limit_remaining": Decim
 
 
 def test_a_key_is_read_without_the_newer_fields() -> None:
-    key = wire.read_key({"data": OLD_KEY})
+    key = records.read_key({"data": OLD_KEY})
     assert (key.limit, key.limit_remaining, key.usage_daily) == (Decimal(100), Decimal("74.5"), Decimal("0.1"))
     assert (key.limit_reset, key.free_model_daily_requests, key.expires_at) == ("monthly", None, None)
 
 
 def test_a_key_tells_the_days_free_requests_where_openrouter_does() -> None:
     requests = {"used": 12, "limit": 50, "remaining": 38}
-    key = wire.read_key({"data": {**OLD_KEY, "limit": None, "free_model_daily_requests": requests, "budgets": []}})
+    key = records.read_key({"data": {**OLD_KEY, "limit": None, "free_model_daily_requests": requests, "budgets": []}})
     assert key.limit is None
-    assert key.free_model_daily_requests == wire.FreeRequests(**requests)
+    assert key.free_model_daily_requests == records.FreeRequests(**requests)
 
 
 @pytest.mark.parametrize("data", [None, 5, [], {}, {"data": None}, {"data": []}], ids=repr)
 def test_an_unreadable_key_is_a_bad_reply(data: object) -> None:
     with pytest.raises(BadReply):
-        wire.read_key(data)
+        records.read_key(data)
 
 
 @pytest.mark.parametrize("data", [None, {}, {"data": None}, {"data": {"total_credits": 5}},
@@ -281,19 +281,19 @@ def test_an_unreadable_key_is_a_bad_reply(data: object) -> None:
                                   {"data": {"total_credits": 0, "total_usage": 0}},
                                   {"data": {"total_credits": Decimal("0.0"), "total_usage": 0}}], ids=repr)  # fmt: skip
 def test_credits_of_nothing_at_all_are_not_known(data: object) -> None:
-    assert wire.read_credits(data) is None
+    assert records.read_credits(data) is None
 
 
 @pytest.mark.parametrize(("bought", "used"), [("100.5", "25.75"), ("0", "0.01"), ("5", "0"), ("5", "7.5")])
 def test_credits_are_exact(bought: str, used: str) -> None:
     data = read_json(f'{{"data":{{"total_credits":{bought},"total_usage":{used}}}}}'.encode())
-    assert wire.read_credits(data) == wire.Credits(total_credits=Decimal(bought), total_usage=Decimal(used))
+    assert records.read_credits(data) == records.Credits(total_credits=Decimal(bought), total_usage=Decimal(used))
 
 
 @pytest.mark.parametrize(
     "odd", [{"usage": "lots"}, {"free_model_daily_requests": {"used": 1}}, {"expires_at": 5}], ids=repr
 )
 def test_an_odd_fact_about_the_key_hides_no_other(odd: dict[str, object]) -> None:
-    key = wire.read_key({"data": {**OLD_KEY, **odd}})
-    assert key.limit_remaining == wire.read_key({"data": OLD_KEY}).limit_remaining
+    key = records.read_key({"data": {**OLD_KEY, **odd}})
+    assert key.limit_remaining == records.read_key({"data": OLD_KEY}).limit_remaining
     assert getattr(key, next(iter(odd))) is None

@@ -26,7 +26,7 @@ from openrouter_mcp.ledger.shelf import Shelf
 from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, next_midnight
 from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.ledger.standing import Standing
-from openrouter_mcp.wire import KeyInfo
+from openrouter_mcp.records import KeyInfo
 
 PER_MINUTE = 20
 WINDOW_S = 61.0  # a second more than OpenRouter's, for the ways of different length

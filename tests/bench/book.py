@@ -23,7 +23,7 @@ from openrouter_mcp.cli import opening
 from openrouter_mcp.errors import MinuteQuota
 from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
 from openrouter_mcp.ledger.sqlite import Book
-from openrouter_mcp.wire import KeyInfo
+from openrouter_mcp.records import KeyInfo
 
 _PLENTY = 1_000_000
 _DAY = 1000  # the requests of a day, where 10 credits were bought
