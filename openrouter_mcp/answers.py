@@ -5,10 +5,11 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
 import anyio
 
-from openrouter_mcp import choice, guard, retry
+from openrouter_mcp import choice, retry
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.errors import (
@@ -23,11 +24,13 @@ from openrouter_mcp.errors import (
     Timeout,
     Upstream,
 )
+from openrouter_mcp.guard import Guard, Held, Permit
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.slots import Slot
-from openrouter_mcp.pricing import FREE_ROUTER
-from openrouter_mcp.records import Model
+from openrouter_mcp.ledger.standing import Standing
+from openrouter_mcp.records import FREE_ROUTER, Model
+from openrouter_mcp.refusals import MayHaveBeenBilled
 from openrouter_mcp.transcript import Answer, Pieces, ended_early, gather, without_text
+from openrouter_mcp.vetting import Purse
 from openrouter_mcp.wire import ChatRequest
 
 LONGEST_WAIT_S = 55.0  # for the allowance, a backoff or another try, all together; then the client may hang up
@@ -45,6 +48,7 @@ class Answers:
         client: OpenRouter,
         catalog: Catalog,
         ledger: Ledger,
+        guard: Guard,
         *,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
@@ -53,21 +57,25 @@ class Answers:
         self._client = client
         self._catalog = catalog
         self._ledger = ledger
+        self._guard = guard
         self._clock = clock
         self._sleep = sleep
         self._jitter = jitter
         self._budget = retry.RetryBudget()
 
-    async def ask(self, request: ChatRequest, slot: Slot | None = None, *, spare: int = 0) -> Answer:
-        """Ask `request.model`, in `slot` if one was reserved; free models of our choice when it is empty or the free
-        router. A model that was named is never replaced. Further tries leave `spare` of the minute to others.
+    async def ask(self, request: ChatRequest, purse: Purse, held: Held | None = None, *, spare: int = 0) -> Answer:
+        """Ask `request.model` for what `purse` may spend, with what is `held` if it was reserved before. When the model
+        is left open, or is the free router, free models of our choice; a model that was named is never replaced.
+        Further tries leave `spare` of the minute to others.
 
         Raises:
             OpenRouterMCPError: when no text came; `attempts` says how many requests were tried.
         """
         self._client.require_key()
         ours = request.model in ("", FREE_ROUTER)
-        call = _Call(request, slot, spare, ours=ours, choose=ours, gives_up_at=self._clock() + LONGEST_WAIT_S)
+        if ours:
+            purse = self._guard.purse(Decimal(0))  # money is spent on a model that was named, and on nothing else
+        call = _Call(request, purse, held, spare, ours=ours, choose=ours, gives_up_at=self._clock() + LONGEST_WAIT_S)
         started = self._clock()
         while True:
             try:
@@ -80,45 +88,51 @@ class Answers:
                 return await self._told(answer, call, self._clock() - started)
             await self._sleep(wait_s)
 
-    async def check(self, request: ChatRequest) -> None:
-        """Raise what would keep `request` from being sent at all, without sending or counting it."""
-        await guard.check(request, self._catalog)
-
     # --- one attempt ------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def _turn(self, call: "_Call") -> AsyncGenerator[guard.Permit]:
-        """A permit whose moment has come. What is then not sent is given back."""
-        permit, never_sent = None, False
-        slot, call.slot = call.slot, None
-
-        def time_left() -> float:
-            return call.gives_up_at - self._clock()
-
+    async def _turn(self, call: "_Call") -> AsyncGenerator[tuple[Permit, Answer]]:
+        """A permit whose moment has come, and the answer to be. Afterwards it is settled, or given back if not sent."""
+        held, call.held = call.held, None
+        permit = await self._guard.permit(
+            call.request, call.purse, held=held, time_left=lambda: call.gives_up_at - self._clock(), spare=call.spare
+        )
+        charge = permit.held.charge
+        call.tries = replace(call.tries, free=charge is None)
+        answer, outcome = Answer(models=permit.models, held=charge.amount if charge else Decimal(0)), None
         try:
-            permit = await guard.permit(
-                call.request, self._catalog, self._ledger, time_left=time_left, slot=slot, spare=call.spare
-            )
-            slot = permit.slot
-            await self._sleep(self._ledger.wait_for(slot))
-            while await self._ledger.missed(slot):
-                await self._ledger.give_back([slot])
-                slot = None
-                (slot,) = await self._ledger.reserve(longest_wait=time_left(), spare=call.spare)
-                await self._sleep(self._ledger.wait_for(slot))
-            yield permit
+            await self._wait(permit.held, call)
+            yield permit, answer
         except OpenRouterMCPError as failure:
-            never_sent = failure.outcome in (Outcome.NEVER_SENT, Outcome.BAD_TLS)
-            failure.sent = permit is not None and permit.spent and not never_sent
+            outcome = failure.outcome
+            failure.sent = permit.spent and outcome not in (Outcome.NEVER_SENT, Outcome.BAD_TLS)
+            if failure.sent and outcome is Outcome.LOST and charge:
+                raise MayHaveBeenBilled(failure, charge.amount, answer.generation_id) from failure
             raise
         finally:
-            if slot is not None and (never_sent or permit is None or not permit.spent):
-                await self._ledger.give_back([slot])
+            with anyio.CancelScope(shield=True):
+                answer.warning = await self._guard.settle(
+                    permit, answer.usage, answer.served, answer.generation_id, outcome
+                )
+
+    async def _wait(self, held: Held, call: "_Call") -> None:
+        """Until the slot's moment has come; one that was missed is replaced."""
+        if held.slot is None:
+            return
+        await self._sleep(self._ledger.wait_for(held.slot))
+        while await self._ledger.missed(held.slot):
+            slot, held.slot = held.slot, None
+            await self._ledger.give_back([slot])
+            time_left = call.gives_up_at - self._clock()
+            (held.slot,) = await self._ledger.reserve(longest_wait=time_left, spare=call.spare)
+            await self._sleep(self._ledger.wait_for(held.slot))
+        if held.slot.wait > 0:
+            await self._guard.require_open()  # another process may have closed it meanwhile
 
     async def _attempt(self, call: "_Call") -> Answer:
         """One request. Text that arrived is an answer, also when the stream broke after it."""
-        async with self._turn(call) as permit:
-            answer, pieces = Answer(models=permit.models), Pieces()
+        async with self._turn(call) as (permit, answer):
+            pieces = Pieces()
             try:
                 async with aclosing(self._client.chat(permit)) as events:
                     await gather(events, answer, pieces)
@@ -128,10 +142,13 @@ class Answers:
                 if not answer.finish_reason or answer.finish_reason == "error":
                     answer.problem = f"it broke off here: {failure.text}"
             answer.text = pieces.text
+            limit = (
+                f"{permit.max_tokens}, all that its budget bears" if permit.vetted.shortened else f"{permit.max_tokens}"
+            )
             if not pieces.has_text:
-                raise without_text(answer, permit.max_tokens, reasoned=pieces.reasoned)
-            answer.problem = answer.problem or ended_early(answer.finish_reason, permit.max_tokens)
-            return answer
+                raise without_text(answer, limit, reasoned=pieces.reasoned)
+            answer.problem = answer.problem or ended_early(answer.finish_reason, limit)
+        return answer
 
     async def _before_next_try(self, call: "_Call", failure: OpenRouterMCPError) -> float:
         """Note what a failed attempt taught; the seconds to wait before the next.
@@ -140,16 +157,18 @@ class Answers:
             OpenRouterMCPError: the failure itself, explained, when there is none.
         """
         time_left = call.gives_up_at - self._clock()
-        if call.slot is not None:  # choosing failed before it was used
-            await self._ledger.give_back([call.slot])
-            call.slot = None
+        if call.held is not None:  # choosing failed before it was used
+            await self._guard.give_back(call.held)
+            call.held = None
         if failure.sent or failure.outcome is Outcome.NEVER_SENT:
             self._budget.failed()
             call.tries = call.tries.after(failure, time_left)
         if failure.sent:
             await self._ledger.failed([model for model in call.asked if model != FREE_ROUTER], failure)
         standing = await self._ledger.standing()
-        others = self._free(call.request, self._catalog.known(), {*call.asked, *call.tried, *standing.cooldowns})
+        others = self._free(
+            call.request, self._guard.admitted(self._catalog.known()), {*call.asked, *call.tried, *standing.cooldowns}
+        )
         call.tries = replace(
             call.tries, time_left=time_left, day_left=standing.share_left, may_switch=call.ours and bool(others)
         )
@@ -158,7 +177,7 @@ class Answers:
             # A second try that was never made explains nothing: what went wrong is the first one's failure.
             told = call.first_failure if call.first_failure and not failure.sent else failure
             told.model, told.attempts = call.request.model, call.tries.in_all + call.tries.unsent
-            told.allowance = str(standing)
+            told.allowance = await self._left(call, standing)
             if isinstance(told, _ABOUT_THE_MODEL):
                 told.alternatives = others
             raise told from None
@@ -169,16 +188,20 @@ class Answers:
 
     async def _told(self, answer: Answer, call: "_Call", seconds: float) -> Answer:
         self._budget.succeeded()
-        allowance = str(await self._ledger.answered(answer.models, answer.model))
+        allowance = await self._left(call, await self._ledger.answered(answer.models, answer.model))
         attempts = call.tries.in_all + call.tries.unsent + 1
         return replace(answer, seconds=seconds, attempts=attempts, allowance=allowance)
+
+    async def _left(self, call: "_Call", standing: Standing) -> str:
+        """What is left today of that which the call uses up."""
+        return str(standing if call.tries.free else await self._guard.budget())
 
     # --- our choice of models ---------------------------------------------------------------------------------------
 
     async def _choose(self, call: "_Call") -> None:
         """Ask the best free models not yet tried, of different families, none of them on cooldown."""
         try:
-            known = list((await self._catalog.trusted()).values())
+            known = self._guard.admitted((await self._catalog.trusted()).values())
         except CannotVerifyPrice:
             known = []  # the free router needs no entry
         cooling = (await self._ledger.standing()).cooldowns
@@ -203,7 +226,8 @@ class _Call:
     `gives_up_at` is the moment, on the clock of `Answers`, after which no further request is started."""
 
     request: ChatRequest
-    slot: Slot | None
+    purse: Purse
+    held: Held | None
     spare: int
     ours: bool
     choose: bool

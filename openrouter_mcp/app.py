@@ -11,6 +11,7 @@ import httpx2
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter
+from openrouter_mcp.guard import Guard
 from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
 from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.settings import Settings
@@ -24,6 +25,7 @@ class App:
     client: OpenRouter
     catalog: Catalog
     ledger: Ledger
+    guard: Guard
     answers: Answers
 
 
@@ -48,10 +50,13 @@ async def open_app(
     client = OpenRouter(settings, transport=transport, timeouts=timeouts, clock=clock)
     catalog = Catalog(client.models, clock=monotonic, wall=clock)
     key = settings.key.get_secret_value() if settings.key else ""
-    ledger = Ledger(key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock)
-    answers = Answers(client, catalog, ledger, clock=monotonic, sleep=sleep)
+    ledger = Ledger(
+        key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock, inquire=client.generation
+    )
+    guard = Guard(catalog, ledger, settings.policy)
+    answers = Answers(client, catalog, ledger, guard, clock=monotonic, sleep=sleep)
     try:
-        yield App(settings=settings, client=client, catalog=catalog, ledger=ledger, answers=answers)
+        yield App(settings=settings, client=client, catalog=catalog, ledger=ledger, guard=guard, answers=answers)
     finally:
         with anyio.CancelScope(shield=True):
             await client.aclose()

@@ -2,17 +2,22 @@
 
 from collections.abc import Container, Iterable, Mapping
 
-from openrouter_mcp.pricing import MODEL_ID, is_free
-from openrouter_mcp.records import Model
+from openrouter_mcp.pricing import is_free
+from openrouter_mcp.records import MODEL_ID, Model
 from openrouter_mcp.text import number
 
 
 def free_ranked(models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:
-    """The free models that read and write text, best first, without those in `avoid`: by OpenRouter's published
-    intelligence index, then the context, then the newest. Ids rotate weekly, so none is known here."""
-    usable = [model for model in models if _can_be_asked(model) and _converses(model) and model.id not in avoid]
+    """The free models that read and write text, best first, without those in `avoid`."""
+    return ranked(model for model in models if _can_be_asked(model) and model.id not in avoid)
+
+
+def ranked(models: Iterable[Model]) -> list[Model]:
+    """Those that read and write text, best first: by OpenRouter's published intelligence index, then the context, then
+    the newest. Ids rotate weekly, so none is known here."""
     return sorted(
-        usable, key=lambda model: (-_intelligence(model), -(model.context_length or 0), -model.created, model.id)
+        filter(_converses, models),
+        key=lambda model: (-_intelligence(model), -(model.context_length or 0), -model.created, model.id),
     )
 
 

@@ -77,6 +77,15 @@ class OpenRouter:
         except OpenRouterMCPError:
             return None
 
+    async def generation(self, generation: str) -> wire.Usage | None:
+        """`GET /generation`: what one answer cost; None while OpenRouter does not say."""
+        if not wire.generation_id(generation):
+            return None
+        try:
+            return records.read_generation(await self._get(f"/generation?id={generation}", self._authorization()))
+        except OpenRouterMCPError:
+            return None
+
     async def chat(self, permit: Permit) -> AsyncGenerator[wire.Event]:
         """Send the permitted request; yield what the model says as it comes. Close it early to stop the model.
 
@@ -86,6 +95,8 @@ class OpenRouter:
         """
         headers = self._authorization() | {"content-type": "application/json"}
         async with self._reply("POST", "/chat/completions", headers, permit) as response:
+            # known even if nothing else arrives
+            yield wire.Event(generation_id=wire.generation_id(response.headers.get("x-generation-id")))
             whole = bytearray()  # a proxy may answer a streamed request with one plain JSON body
             async with aclosing(reading.lines(response, self._timeouts)) as lines:
                 async for line in lines:

@@ -128,18 +128,6 @@ class UnknownModel(OpenRouterMCPError):
         super().__init__(f"No model {model!r} on OpenRouter.{guess} list_free_models shows the ids.")
 
 
-class NotFree(OpenRouterMCPError):
-    """The guard's refusal: `reason` says why the model could cost money, `instead` names free ones."""
-
-    code = "not_free"
-
-    def __init__(self, model: str, reason: str, instead: Sequence[str] = ()) -> None:
-        super().__init__(
-            f"{model!r} {reason}. This server sends free requests only, so nothing was sent."
-            + (f" Use {' or '.join(instead)}." if instead else " list_free_models shows what is free.")
-        )
-
-
 class FreeEnded(OpenRouterMCPError):
     """OpenRouter no longer serves a free variant; the paid twin it suggests is named as paid, never followed."""
 

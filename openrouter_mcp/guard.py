@@ -1,41 +1,65 @@
-"""The only issuer of a Permit: the checked, final request. Three layers, each enough by itself to keep a request free:
+"""The only issuer of a Permit: the checked, priced, counted, final request. Four layers, each enough by itself; the
+first two, the grammar and the price, are in `vetting`.
 
-1. Grammar and catalogue: the id carries the one suffix `:free` and is byte for byte an entry read minutes ago.
-2. Price: every price of that entry is exactly zero.
-3. The wire: a body built field by field, which tells OpenRouter itself to refuse anything that costs.
+3. The wire: a body built field by field, which tells OpenRouter itself to refuse whoever is dearer than was reserved.
+4. Afterwards (`audit`): what should have been free and was not, or cost more than was reserved, closes the guard for
+   every process until a person has seen it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 
-from openrouter_mcp import choice
-from openrouter_mcp.catalog import Catalog, find, similar
-from openrouter_mcp.errors import InvalidRequest, NotFree, TooLarge, UnknownModel
+from openrouter_mcp import audit
+from openrouter_mcp.catalog import Catalog
+from openrouter_mcp.errors import Outcome
 from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.ledger.money import Charge, Closure, Spent
 from openrouter_mcp.ledger.slots import Slot
-from openrouter_mcp.pricing import FREE_ROUTER, FREE_SUFFIX, MODEL_ID, costs_nothing, is_free, per_million
 from openrouter_mcp.records import Model
-from openrouter_mcp.wire import ChatRequest, chat_body
+from openrouter_mcp.refusals import Declined, GuardClosed, OverBudget
+from openrouter_mcp.settings import Policy
+from openrouter_mcp.text import about_usd, usd
+from openrouter_mcp.vetting import Purse, Vetted, vet
+from openrouter_mcp.wire import ChatRequest, Usage, chat_body
 
-MAX_PROMPT_BYTES = 1024 * 1024
-_MAX_ID = 200
-# USD per million tokens, per request and per item; strings, as the API's schema has them. OpenRouter refuses to route
-# where a price is higher: https://openrouter.ai/docs/guides/routing/provider-selection#max-price
-_NOTHING = {"prompt": "0", "completion": "0", "request": "0", "image": "0", "audio": "0"}
 # An account may switch these on for every request; both cost money even on free models.
 _PAID_PLUGINS_OFF = ({"id": "web", "enabled": False}, {"id": "fusion", "enabled": False})
-_ROUTERS = frozenset({"auto", "auto-beta", "fusion", "pareto-code", "bodybuilder"})
+
+
+@dataclass
+class Held:
+    """What is reserved for one request: a `slot` of the free allowance if it is free, a `charge` if it can cost."""
+
+    purse: Purse
+    slot: Slot | None = None
+    charge: Charge | None = None
+
+    @property
+    def as_purse(self) -> Purse:
+        """What the request may cost that this is held for: what was agreed and reserved, and not a cent more."""
+        return replace(self.purse, limit=self.charge.amount, held=Decimal(0)) if self.charge else self.purse
+
+    def serves(self, vetted: Vetted) -> bool:
+        """Whether this is what `vetted` needs."""
+        return vetted.needs_slot == (self.slot is not None) and bool(vetted.worst) == (self.charge is not None)
 
 
 @dataclass
 class Permit:
-    """One request that may be sent, once, when its `slot` has come. Nothing can be added to its body."""
+    """One request that may be sent, once, when its slot has come. Nothing can be added to its body."""
 
     models: tuple[str, ...]
-    max_tokens: int
-    slot: Slot
+    vetted: Vetted
+    held: Held
     _body: bytes = field(repr=False)
     spent: bool = False
+
+    @property
+    def max_tokens(self) -> int:
+        """The output limit sent."""
+        return self.vetted.request.max_tokens
 
     def spend(self) -> bytes:
         """The body, for the one send this permit is good for.
@@ -49,100 +73,192 @@ class Permit:
         return self._body
 
 
-async def permit(
-    request: ChatRequest,
-    catalog: Catalog,
-    ledger: Ledger,
-    *,
-    time_left: Callable[[], float],
-    slot: Slot | None = None,
-    spare: int = 0,
-) -> Permit:
-    """Check the final `request`, count it, and permit it. `slot` is one reserved before; else one is taken that is at
-    most `time_left()` seconds away and leaves `spare` of the minute's requests to others.
+@dataclass(frozen=True)
+class Budget:
+    """What may be spent today and in a call, in USD, what is, and why the guard is closed if it is."""
 
-    Raises:
-        OpenRouterMCPError: as `check` does; MinuteQuota, DailyQuota: when it would have to wait too long.
-    """
-    request = await check(request, catalog)
-    body = chat_body(request, max_price=_NOTHING, plugins=_PAID_PLUGINS_OFF)
-    if slot is None:
-        (slot,) = await ledger.reserve(longest_wait=time_left(), spare=spare)
-    return Permit((request.model, *request.fallbacks), request.max_tokens, slot, body)
+    daily: Decimal
+    call: Decimal
+    spent: Spent
+    closures: Sequence[Closure]
+
+    @property
+    def left(self) -> Decimal:
+        """What calls may still cost today."""
+        return max(Decimal(0), self.daily - self.spent.in_all)
+
+    def __str__(self) -> str:
+        """One line for an agent."""
+        return f"{usd(self.left)} of the day's {usd(self.daily)} left"
 
 
-async def check(request: ChatRequest, catalog: Catalog) -> ChatRequest:
-    """`request` as it may be sent, its output limit within every model's own.
+class Guard:
+    """Checks by `catalog` and `policy`, reserves in `ledger`, permits, and settles."""
 
-    Raises:
-        NotFree: when it could cost money.
-        UnknownModel: when there is no such model.
-        CannotVerifyPrice: when the catalogue cannot be read.
-        InvalidRequest, TooLarge: when it cannot be sent as it is.
-    """
-    _check_size(request)
-    limits = [request.max_tokens]
-    for model in (request.model, *request.fallbacks):  # whichever may serve
-        if model != FREE_ROUTER:
-            entry = await _free_entry(model, catalog)
-            limits += [limit for limit in [entry.top_provider.max_completion_tokens] if limit and limit > 0]
-    return replace(request, max_tokens=min(limits))
+    def __init__(self, catalog: Catalog, ledger: Ledger, policy: Policy) -> None:
+        self.policy = policy
+        self._catalog = catalog
+        self._ledger = ledger
+
+    def purse(self, max_cost: Decimal | None = None, *, agreed: Decimal = Decimal(0)) -> Purse:
+        """What one call may cost: the least of the day's budget, a call's, and its own `max_cost` (USD). `agreed` is
+        what the person said yes to, where they want to be asked."""
+        policy = self.policy
+        limit, name = policy.call_budget, f"this server's budget for a call is {usd(policy.call_budget)}"
+        if not policy.daily_budget:
+            limit, name = policy.daily_budget, "this server's budget is $0 (free models only)"
+        if max_cost is not None and max_cost < limit:
+            limit, name = max_cost, f"this call's max_cost_usd is {usd(max_cost)}"
+        return Purse(limit, name, None if policy.confirm_above is None else max(policy.confirm_above, agreed))
+
+    def admitted(self, models: Iterable[Model]) -> list[Model]:
+        """Those of `models` that the user's lists let anybody ask."""
+        return [model for model in models if self.policy.admits(model.id)]
+
+    async def require_prices(self) -> None:
+        """Raise CannotVerifyPrice or Network where the catalogue cannot be read."""
+        await self._catalog.trusted()
+
+    async def vet(self, request: ChatRequest, purse: Purse) -> Vetted:
+        """Check and price `request` without reserving or sending anything.
+
+        Raises:
+            OpenRouterMCPError: as `vetting.vet` does.
+        """
+        return await vet(request, self._catalog, self.policy, purse)
+
+    async def permit(
+        self,
+        request: ChatRequest,
+        purse: Purse,
+        *,
+        time_left: Callable[[], float],
+        held: Held | None = None,
+        spare: int = 0,
+    ) -> Permit:
+        """Check the final `request`, reserve for it, and permit it. `held` is what was reserved for it before, if
+        anything; else a slot is taken that is at most `time_left()` seconds away and leaves `spare` of the minute's
+        requests to others.
+
+        Raises:
+            OpenRouterMCPError: as `vet` and `reserve` do.
+        """
+        async with AsyncExitStack() as unless_permitted:
+            if held:
+                unless_permitted.push_async_callback(self.give_back, held)
+            vetted = await self.vet(request, held.as_purse if held else purse)
+            if held and not held.serves(vetted):  # the catalogue has changed since
+                await self.give_back(held)
+                held = None
+            if held is None:
+                (held,) = await self.reserve([vetted], purse, longest_wait=time_left(), spare=spare)
+            unless_permitted.pop_all()
+        final = vetted.request
+        body = chat_body(final, max_price=vetted.prices.max_price(), plugins=_PAID_PLUGINS_OFF)
+        return Permit((final.model, *final.fallbacks), vetted, held, body)
+
+    # --- reserving ----------------------------------------------------------------------------------------------------
+
+    async def reserve(
+        self, vetted: Sequence[Vetted], purse: Purse, *, longest_wait: float, spare: int = 0
+    ) -> list[Held]:
+        """Reserve for all of `vetted` or for none: a slot for each that is free, the worst case for each that is not.
+
+        Raises:
+            GuardClosed, OverBudget, Declined, CannotReserve: when the money is not there.
+            MinuteQuota, DailyQuota: when a slot would come too late.
+        """
+        await self.require_open()
+        charges = await self._hold([each for each in vetted if each.worst], purse)
+        held = [Held(purse, charge=charges.pop(0) if each.worst else None) for each in vetted]
+        async with AsyncExitStack() as unless_reserved:
+            for each in held:
+                unless_reserved.push_async_callback(self.give_back, each)
+            counted = [each for each, one in zip(held, vetted, strict=True) if one.needs_slot]
+            if counted:
+                slots = await self._ledger.reserve(len(counted), longest_wait=longest_wait, spare=spare)
+                for each, slot in zip(counted, slots, strict=True):
+                    each.slot = slot
+            unless_reserved.pop_all()
+        return held
+
+    async def _hold(self, priced: Sequence[Vetted], purse: Purse) -> list[Charge]:
+        if not priced:
+            return []
+        worst = sum((each.worst for each in priced), Decimal(0))
+        what = in_words(priced)
+        if worst > purse.left:
+            raise OverBudget(
+                f"{what}; {purse.name}, of which {usd(purse.left)} is left. Nothing was sent. Ask for less."
+            )
+        if purse.agreed is not None and purse.held + worst > purse.agreed:
+            raise Declined(f"{what}; the person is to be asked first above {usd(purse.agreed)}. Nothing was sent.")
+        purse.held += worst  # before anything is awaited, so that no two requests of a call pass its limit together
+        async with AsyncExitStack() as unless_held:
+            unless_held.callback(purse.take_back, worst)
+            await self._ledger.refresh()
+            amounts = [(each.request.model, each.worst) for each in priced]
+            charges = await self._ledger.spending.hold(amounts, self.policy.daily_budget)
+            if isinstance(charges, Spent):
+                budget = Budget(self.policy.daily_budget, self.policy.call_budget, charges, ())
+                raise OverBudget(
+                    f"{what}; the budget of the day is {usd(budget.daily)}, of which {usd(budget.left)} is left "
+                    f"({usd(charges.held)} is held for calls whose cost is not known yet). Nothing was sent. The day "
+                    "ends at 00:00 UTC; free models can be asked until then."
+                )
+            unless_held.pop_all()
+        return charges
+
+    async def give_back(self, held: Held) -> None:
+        """What was never sent costs and counts nothing."""
+        slot, charge, held.slot, held.charge = held.slot, held.charge, None, None
+        if charge:
+            held.purse.take_back(charge.amount)
+            await self._ledger.spending.release([charge])
+        if slot:
+            await self._ledger.give_back([slot])
+
+    async def budget(self) -> Budget:
+        """How the day's budget stands."""
+        spending = self._ledger.spending
+        return Budget(
+            self.policy.daily_budget, self.policy.call_budget, await spending.spent(), await spending.closures()
+        )
+
+    # --- afterwards ---------------------------------------------------------------------------------------------------
+
+    async def require_open(self) -> None:
+        """Raise GuardClosed where something cost what it should not have."""
+        if closures := await self._ledger.spending.closures():
+            raise GuardClosed(closures[0].reason)
+
+    async def settle(self, permit: Permit, usage: Usage, served: str, generation: str, outcome: Outcome | None) -> str:
+        """Book what the request cost, now that it has ended: with `outcome`, if in a failure. Returns the warning that
+        is to stand before the answer, if any."""
+        if not permit.spent or outcome in (Outcome.NEVER_SENT, Outcome.BAD_TLS):
+            await self.give_back(permit.held)
+            return ""
+        charge, cost = permit.held.charge, usage.cost
+        if cost is None and not generation and outcome not in (None, Outcome.LOST, Outcome.BROKE):
+            cost = Decimal(0)  # refused before anything ran
+        if charge and cost is None:
+            await self._ledger.spending.leave_open(charge, generation)
+        elif charge and cost is not None:
+            permit.held.purse.take_back(charge.amount - cost)
+            await self._ledger.spending.settle(charge, cost)
+        known = self._catalog.known()
+        wrong = audit.overcharged(permit.vetted, usage) or audit.outsider(permit.vetted, served, known)
+        if wrong:
+            await self._ledger.spending.close(f"{wrong} (generation {generation or 'unknown'})")
+            return f"{wrong}. The guard is closed: nothing more is sent until the user has seen this. Tell the user."
+        return audit.unplaced(permit.vetted, served, known)
 
 
-def _check_size(request: ChatRequest) -> None:
-    if not request.prompt.strip():
-        raise InvalidRequest("The prompt is empty. Send the question or task in `prompt`.")
-    size = len(request.prompt.encode("utf-8", "replace")) + len(request.system.encode("utf-8", "replace"))
-    if size > MAX_PROMPT_BYTES:
-        raise TooLarge(f"The prompt has {size} bytes; the limit is {MAX_PROMPT_BYTES}. Send a shorter one, or parts.")
-    if not request.model or len(request.model) > _MAX_ID:
-        raise InvalidRequest(f"A model's id has 1 to {_MAX_ID} characters; list_free_models shows the ids.")
-    if request.max_tokens < 1:
-        raise InvalidRequest("max_tokens must be 1 or more.")
-
-
-async def _free_entry(model: str, catalog: Catalog) -> Model:
-    """The catalogue's entry for `model`, if it is free."""
-    known = await catalog.trusted()
-    reason = _cannot_be_free(model)
-    if reason:
-        raise NotFree(model, reason, _two_free(known))
-    if not MODEL_ID.fullmatch(model):
-        raise UnknownModel(model, similar(model, known))
-    entry = find(model, known)
-    if not entry.id.endswith(FREE_SUFFIX):
-        raise NotFree(model, _costs(entry), _free_twin(entry, known) or _two_free(known))
-    if not is_free(entry):
-        raise NotFree(model, "is listed with a price that is not plainly zero", _two_free(known))
-    return entry
-
-
-def _cannot_be_free(model: str) -> str:
-    """Why an id can be refused by its form alone; empty when it may be looked up."""
-    author, _, name = model.partition("/")
-    if model.startswith("@") or "@preset" in model:
-        return "is a preset: what it would run and cost is not known beforehand"
-    if model.startswith("~"):
-        return "is an alias that OpenRouter may point elsewhere at any time"
-    if author == "openrouter" and name.partition(":")[0] in _ROUTERS:
-        return "is a router that picks priced models"
-    suffixes = model.split(":")[1:]
-    if len(suffixes) > 1 or (suffixes and suffixes[0] in ("online", "nitro", "floor", "exacto")):
-        return "carries a routing suffix, which can lead to a billed tier or a paid extra"
-    return ""
-
-
-def _costs(entry: Model) -> str:
-    if costs_nothing(entry.pricing):
-        return "is priced at zero today but is not a `:free` variant, so its price may change unannounced"
-    cost = per_million(entry)
-    return f"costs {cost}" if cost else "has no fixed price"
-
-
-def _free_twin(entry: Model, known: dict[str, Model]) -> list[str]:
-    twin = known.get(entry.id.partition(":")[0] + FREE_SUFFIX)
-    return [twin.id] if twin and is_free(twin) else []
-
-
-def _two_free(known: dict[str, Model]) -> list[str]:
-    return [model.id for model in choice.different_families(choice.free_ranked(known.values()), 2)]
+def in_words(priced: Sequence[Vetted]) -> str:
+    """What a call can cost, for an agent or a person."""
+    worst = about_usd(sum((each.worst for each in priced), Decimal(0)))
+    typical = about_usd(sum((each.typical for each in priced), Decimal(0)))
+    if len(priced) == 1:
+        return f"Asking {priced[0].request.model!r} can cost up to {worst}, typically {typical}"
+    shares = ", ".join(f"{each.request.model} {about_usd(each.worst)}" for each in priced)
+    return f"Asking {len(priced)} models can cost up to {worst} ({shares}), typically {typical}"

@@ -1,20 +1,34 @@
-"""What is free, and what a price says. Pure; amounts are Decimal, prices USD per token as OpenRouter lists them."""
+"""What is free, what a price says, and the most a call can cost. Pure; amounts are Decimal, prices USD per token."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
 from decimal import Decimal
 
-from openrouter_mcp.records import Model
+from openrouter_mcp.records import FREE_SUFFIX, Model
+from openrouter_mcp.text import usd
 
-FREE_ROUTER = "openrouter/free"  # picks one of the free models; needs no entry in the catalogue
-FREE_SUFFIX = ":free"
-# author/name, then at most one variant; ASCII and nothing that a second parser could read otherwise.
-MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}(:[a-z0-9]{1,20})?", re.ASCII)
 # No sign, blank or exponent: "-1" marks a dynamic price, and what is not plainly a number is not plainly nothing.
 _PLAIN = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?", re.ASCII)
 _REQUIRED = ("prompt", "completion")
 # Keys of `pricing` and of its `overrides` that are no prices: https://openrouter.ai/docs/api-reference/models
 _NOT_PRICES = frozenset({"discount", "overrides", "min_prompt_tokens", "utc_start", "utc_end"})
+# What each price is counted as in `Prices`. A token that goes in may cost any of the prices for input, in whatever form
+# it goes. Some are for what is never asked for: the paid plugins are off, and models that write anything but text are
+# refused. A price of a name that is not here cannot be counted.
+_COUNTS_AS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("prompt", "input_cache_read", "input_cache_write", "input_cache_write_1h"), ("prompt",)),
+    **dict.fromkeys(("image_token", "input_audio_cache"), ("prompt",)),
+    **dict.fromkeys(("completion", "internal_reasoning"), ("completion",)),
+    "audio": ("prompt", "audio"),
+    "image": ("image",),
+    "request": ("request",),
+    **dict.fromkeys(("web_search", "image_output", "audio_output"), ()),
+}
+_A_MILLION = 1_000_000
+_TOKENS_PER_MESSAGE = 16  # more than any chat template adds
+_TYPICAL_TOKENS = 500  # of an answer
+_BYTES_PER_TOKEN = 4  # of ordinary text
 
 
 def price(value: object) -> Decimal | None:
@@ -30,17 +44,92 @@ def is_free(model: Model) -> bool:
 
 def costs_nothing(pricing: Mapping[str, object]) -> bool:
     """Whether `prompt` and `completion` are listed and every price, those in `overrides` included, is exactly zero."""
+    return all(key in pricing for key in _REQUIRED) and all(price(value) == 0 for _, value in _prices(pricing))
+
+
+def _prices(pricing: Mapping[str, object]) -> list[tuple[str, object]]:
+    """Every price listed, by name, those of the overrides too. `overrides` of another form than OpenRouter's are a
+    price that nobody can read."""
     overrides = pricing.get("overrides", [])
-    return (
-        all(key in pricing for key in _REQUIRED)
-        and _all_zero(pricing)
-        and isinstance(overrides, list)
-        and all(isinstance(entry, Mapping) and "overrides" not in entry and _all_zero(entry) for entry in overrides)
-    )
+    if not isinstance(overrides, list) or not all(isinstance(e, Mapping) and "overrides" not in e for e in overrides):
+        return [("overrides", None)]
+    listed = [pricing, *overrides]
+    return [(name, value) for prices in listed for name, value in prices.items() if name not in _NOT_PRICES]
 
 
-def _all_zero(prices: Mapping[str, object]) -> bool:
-    return all(price(value) == 0 for key, value in prices.items() if key not in _NOT_PRICES)
+# --- the most a call can cost ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The dearest a request can meet, in USD: for a token in, a token out, the request itself, an image, a unit of
+    audio. The last two are for OpenRouter's limit alone; nothing but text is sent."""
+
+    prompt: Decimal = Decimal(0)
+    completion: Decimal = Decimal(0)
+    request: Decimal = Decimal(0)
+    image: Decimal = Decimal(0)
+    audio: Decimal = Decimal(0)
+
+    def or_dearer(self, other: "Prices") -> "Prices":
+        """The dearer of each."""
+        return Prices(*(max(getattr(self, each.name), getattr(other, each.name)) for each in fields(self)))
+
+    def exceeds(self, other: "Prices") -> bool:
+        """Whether anything here is dearer than there."""
+        return self.or_dearer(other) != other
+
+    def max_price(self) -> dict[str, str]:
+        """`provider.max_price`: OpenRouter routes to nobody dearer. USD per million tokens, per request and per item;
+        strings, as its schema has them: https://openrouter.ai/docs/guides/routing/provider-selection#max-price."""
+        return {
+            "prompt": _plain(self.prompt * _A_MILLION),
+            "completion": _plain(self.completion * _A_MILLION),
+            "request": _plain(self.request),
+            "image": _plain(self.image),
+            "audio": _plain(self.audio),
+        }
+
+    def cost(self, prompt_tokens: int, tokens: int) -> Decimal:
+        """USD for so many tokens in and out."""
+        return self.prompt * prompt_tokens + self.completion * tokens + self.request
+
+    def affordable(self, prompt_tokens: int, limit: Decimal) -> int | None:
+        """How many tokens out `limit` USD buys after the prompt; None for any number."""
+        left = limit - self.cost(prompt_tokens, 0)
+        if left < 0:
+            return 0
+        return int(left / self.completion) if self.completion else None
+
+
+def dearest(model: Model) -> Prices | None:
+    """What `model` can cost at the most, over all its overrides; None when that has no bound: a price is missing, is no
+    plain number, or is for something we cannot count."""
+    if model.architecture.output_modalities != ("text",) or not all(key in model.pricing for key in _REQUIRED):
+        return None
+    found = dict.fromkeys((each.name for each in fields(Prices)), Decimal(0))
+    for name, value in _prices(model.pricing):
+        amount = price(value)
+        counts_as = _COUNTS_AS.get(name)
+        if amount is None or counts_as is None:
+            return None
+        for kind in counts_as:
+            found[kind] = max(found[kind], amount)
+    return Prices(**found)
+
+
+def most_prompt_tokens(texts: Iterable[str]) -> int:
+    """More tokens than any tokenizer makes of these messages: one for each byte, and some around each message."""
+    return sum(len(text.encode()) + _TOKENS_PER_MESSAGE for text in texts)
+
+
+def typical_cost(model: Model, prompt_tokens: int, max_tokens: int) -> Decimal:
+    """USD for a prompt of at most so many tokens with an answer of usual length, at the plain prices."""
+    prompt, completion = (price(model.pricing.get(key)) or Decimal(0) for key in _REQUIRED)
+    return prompt * (prompt_tokens // _BYTES_PER_TOKEN) + completion * min(max_tokens, _TYPICAL_TOKENS)
+
+
+# --- in words -------------------------------------------------------------------------------------------------------
 
 
 def per_million(model: Model) -> str:
@@ -48,11 +137,8 @@ def per_million(model: Model) -> str:
     amounts = [price(model.pricing.get(key)) for key in _REQUIRED]
     if None in amounts:
         return ""
-    return "${} in, ${} out per million tokens".format(*(_dollars(a * 1_000_000) for a in amounts if a is not None))
+    return "{} in, {} out per million tokens".format(*(usd(a * _A_MILLION) for a in amounts if a is not None))
 
 
-def _dollars(amount: Decimal) -> str:
-    """At least two decimals, more only where there is something to show."""
-    text = f"{amount.normalize():f}"
-    whole, _, cents = text.partition(".")
-    return f"{whole}.{cents.ljust(2, '0')}"
+def _plain(amount: Decimal) -> str:
+    return f"{amount.normalize():f}" if amount else "0"

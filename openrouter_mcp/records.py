@@ -1,5 +1,6 @@
 """OpenRouter's records as types: the catalogue, the key, the credits. No I/O."""
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
@@ -16,6 +17,12 @@ from pydantic import (
 
 from openrouter_mcp.errors import BadReply
 from openrouter_mcp.text import mapping
+from openrouter_mcp.wire import Usage, read_usage
+
+FREE_ROUTER = "openrouter/free"  # picks one of the free models; needs no entry in the catalogue
+FREE_SUFFIX = ":free"
+# author/name, then at most one variant; ASCII and nothing that a second parser could read otherwise.
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}(:[a-z0-9]{1,20})?", re.ASCII)
 
 
 class _Lenient(BaseModel):
@@ -52,6 +59,8 @@ class Model(_Lenient):
     """An entry of `GET /models`. `pricing` is kept as it came (strings, USD per token): `pricing.py` reads it."""
 
     id: str = Field(min_length=1)
+    canonical_slug: str = ""
+    alias_target: Mapping[str, Any] | None = None
     name: str = ""
     created: int = 0
     context_length: int | None = None
@@ -84,6 +93,19 @@ def read_models(data: object) -> list[Model]:
     if not models:
         raise BadReply("OpenRouter's model list is empty or unreadable.")
     return models
+
+
+def read_generation(data: object) -> Usage | None:
+    """What `GET /generation` says one generation took; None when it names no cost that can be read."""
+    row = mapping(mapping(data).get("data"))
+    usage = read_usage(
+        {
+            "cost": row.get("total_cost"),
+            "is_byok": row.get("is_byok"),
+            "cost_details": {"upstream_inference_cost": row.get("upstream_inference_cost")},
+        }
+    )
+    return usage if usage and usage.cost is not None else None
 
 
 class FreeRequests(_Lenient):

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from openrouter_mcp.errors import OpenRouterMCPError
+from openrouter_mcp.guard import Budget
 from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.records import Credits, KeyInfo, Model
-from openrouter_mcp.text import duration, one_line
+from openrouter_mcp.text import duration, one_line, usd
 from openrouter_mcp.transcript import Answer
 
 _ABILITIES = (("tools", "tools"), ("json", "structured_outputs"), ("reasoning", "reasoning"))
@@ -23,7 +24,7 @@ class Reply:
 
 
 def answer(answer: Answer) -> Reply:
-    """The text, a mark where it is not whole, and a footer line."""
+    """A warning if there is one, the text, a mark where it is not whole, and a footer line."""
     return Reply(f"{_body(answer)}\n\n[{_footer(answer)}]", record(answer))
 
 
@@ -66,6 +67,7 @@ def record(row: Answer | OpenRouterMCPError) -> dict[str, object]:
         "cost_usd": None if row.usage.cost is None else f"{row.usage.cost:f}",
         "seconds": round(row.seconds, 3),
         "attempts": row.attempts,
+        **({"warning": row.warning} if row.warning else {}),
     }
 
 
@@ -81,12 +83,13 @@ def free_models(models: Sequence[Model], *, matching: int, free: int) -> Reply:
 
 
 def credits(  # noqa: A001 - OpenRouter's noun
-    key: KeyInfo, balance: Credits | None, standing: Standing, *, unread: str = ""
+    key: KeyInfo, balance: Credits | None, standing: Standing, budget: Budget, *, unread: str = ""
 ) -> Reply:
     """What the key may still do. A balance OpenRouter does not show is unknown, never $0; `unread` says why it did not
     say anything."""
     left = None if balance is None else balance.total_credits - balance.total_usage
-    lines = _allowance_lines(standing)
+    closed = [f"THE GUARD IS CLOSED, nothing is sent: {budget.closures[0].reason}."] if budget.closures else []
+    lines = [*closed, *_allowance_lines(standing), *_budget_lines(budget)]
     if unread:
         lines.append(f"Key limit, spending and balance: unknown, OpenRouter did not say ({unread}).")
     else:
@@ -94,7 +97,6 @@ def credits(  # noqa: A001 - OpenRouter's noun
         lines.append(
             "Balance: unknown; OpenRouter shows it to management keys only." if left is None else _balance(left)
         )
-    lines.append("This server: free models only, so its calls cost $0.")
     if key.expires_at:
         lines.append(f"The key expires: {one_line(key.expires_at, 40)}.")
     use = standing.use
@@ -104,6 +106,10 @@ def credits(  # noqa: A001 - OpenRouter's noun
             "free_requests": {"used": use.today, "limit": use.day_limit, "remaining": use.left},
             "free_requests_this_minute": {"used": use.minute, "limit": standing.per_minute},
             "cooldowns": {model: cooldown.reason for model, cooldown in standing.cooldowns.items()},
+            "budget_usd": f"{budget.daily:f}",
+            "budget_left_usd": f"{budget.left:f}",
+            "spent_today_usd": {model: f"{cost:f}" for model, cost in budget.spent.by_model.items()},
+            "guard": "closed" if budget.closures else "open",
             "key_limit_usd": _decimal(key.limit),
             "key_remaining_usd": _decimal(key.limit_remaining),
             "usage_daily_usd": _decimal(key.usage_daily),
@@ -117,7 +123,8 @@ def credits(  # noqa: A001 - OpenRouter's noun
 
 
 def _body(answer: Answer) -> str:
-    return f"{answer.text}\n\n[incomplete: {answer.problem}]" if answer.problem else answer.text
+    warning = f"[warning: {answer.warning}]\n\n" if answer.warning else ""
+    return warning + answer.text + (f"\n\n[incomplete: {answer.problem}]" if answer.problem else "")
 
 
 def _said(failure: OpenRouterMCPError) -> str:
@@ -134,13 +141,20 @@ def _footer(answer: Answer) -> str:
         _name(answer) + (f" via {one_line(answer.provider, 60)}" if answer.provider else ""),
         f"{usage.prompt_tokens} in + {usage.completion_tokens} out tokens{reasoning}",
         f"{answer.seconds:.1f} s",
-        "cost unknown" if usage.cost is None else _usd(usage.cost),
+        _cost(answer),
     ]
     if answer.attempts > 1:
         parts.append(f"{answer.attempts} requests")
     if answer.allowance:
         parts.append(answer.allowance)
     return ", ".join(parts)
+
+
+def _cost(answer: Answer) -> str:
+    if answer.usage.cost is not None:
+        return usd(answer.usage.cost)
+    held = f", {usd(answer.held)} stays reserved until OpenRouter tells" if answer.held else ""
+    return f"cost unknown{held}"
 
 
 def _name(row: Answer | OpenRouterMCPError) -> str:
@@ -189,13 +203,29 @@ def _allowance_lines(standing: Standing) -> list[str]:
     return [*lines, *([f"Warning: {standing.warning}"] if standing.warning else [])]
 
 
+def _budget_lines(budget: Budget) -> list[str]:
+    if not budget.daily:
+        money = "Budget: $0, so only free models are asked."
+    else:
+        held = f" and {usd(budget.spent.held)} held for calls whose cost is not known yet" if budget.spent.held else ""
+        money = (
+            f"Budget: {usd(budget.left)} of {usd(budget.daily)} left today ({usd(budget.spent.cost)} spent{held}); "
+            f"a call may cost {usd(budget.call)}."
+        )
+    by_model = ", ".join(f"{one_line(model, 100)} {usd(cost)}" for model, cost in budget.spent.by_model.items())
+    return [money, *([f"Spent today by model: {by_model}."] if by_model else [])]
+
+
 def _balance(left: Decimal) -> str:
     return f"Balance: {_usd(left)}."
 
 
 def _limit_line(key: KeyInfo) -> str:
     if key.limit is None:
-        return "Key limit: none of its own."
+        return (
+            "Warning: the key has no credit limit of its own, so nothing bounds what else uses it. Tell the user that "
+            "https://openrouter.ai/settings/keys can set one."
+        )
     resets = f", resets {one_line(key.limit_reset, 20)}" if key.limit_reset else ""
     return f"Key limit: {_usd(key.limit_remaining)} of {_usd(key.limit)} left{resets}."
 
@@ -205,13 +235,7 @@ def _usage_line(key: KeyInfo) -> str:
 
 
 def _usd(amount: Decimal | None) -> str:
-    """Exact, without the noughts that say nothing; cents always."""
-    if amount is None:
-        return "unknown"
-    whole, _, cents = f"{abs(amount):f}".partition(".")
-    cents = cents.rstrip("0")
-    sign = "-" if amount < 0 else ""
-    return f"{sign}${whole}.{cents.ljust(2, '0')}" if cents else f"{sign}${whole}"
+    return "unknown" if amount is None else usd(amount)
 
 
 def _decimal(amount: Decimal | None) -> str | None:

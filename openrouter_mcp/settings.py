@@ -4,13 +4,15 @@ import os
 import re
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
 import platformdirs
 from pydantic import SecretStr
 
 from openrouter_mcp.errors import BadSetting
+from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, MODEL_ID
 
 BASE_URL = "https://openrouter.ai/api/v1"
 OPENROUTER_HOSTS = frozenset({"openrouter.ai", "eu.openrouter.ai", "us.openrouter.ai"})
@@ -19,6 +21,39 @@ LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
 _URL = re.compile(r"(https?)://([a-z0-9.-]+|\[::1\])(:[0-9]{1,5})?((?:/[A-Za-z0-9._~-]+)*)/?")
 _ASCII = re.compile(r"[\x20-\x7e]+")
 _KEY_FILE_BYTES = 1024
+_AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)  # no sign, exponent or word: money is not guessed at
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What may be spent, in USD, and on whom. A budget of zero is what makes a server free-only; `confirm_above` None
+    never asks. `allowed` and `denied` hold ids or `vendor/`; an empty `allowed` allows all."""
+
+    daily_budget: Decimal = Decimal(0)
+    call_budget: Decimal = Decimal(0)
+    confirm_above: Decimal | None = None
+    allowed: tuple[str, ...] = ()
+    denied: tuple[str, ...] = ()
+    default_model: str = ""
+
+    def admits(self, model: str) -> bool:
+        """Whether the lists let `model` be asked. To deny an id is to deny its variants (`:free`) too."""
+        vendor, base = model.partition("/")[0] + "/", model.partition(":")[0]
+        if {model, base, vendor} & {*self.denied}:
+            return False
+        if self.restricts and model == FREE_ROUTER:  # it would pick from all
+            return model in self.allowed and not self.denied
+        return not self.allowed or bool({model, vendor} & {*self.allowed})
+
+    @property
+    def restricts(self) -> bool:
+        """Whether some models are not to be asked."""
+        return bool(self.allowed or self.denied)
+
+    def without_money(self) -> "Policy":
+        """The same lists, and nothing to spend."""
+        free_default = self.default_model if self.default_model.endswith(FREE_SUFFIX) else ""
+        return replace(self, daily_budget=Decimal(0), call_budget=Decimal(0), default_model=free_default)
 
 
 @dataclass(frozen=True)
@@ -31,6 +66,7 @@ class Settings:
     base_url: str = BASE_URL
     app_url: str = ""
     state_dir: Path | None = None
+    policy: Policy = Policy()
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -47,6 +83,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         base_url=_base_url(environ),
         app_url=_app_url(environ),
         state_dir=_state_dir(environ),
+        policy=_policy(environ),
     )
 
 
@@ -115,6 +152,51 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
     if text and not Path(text).is_absolute():  # relative to what? Every client starts the server somewhere else
         raise BadSetting("OPENROUTER_MCP_STATE_DIR must be an absolute path.")
     return Path(text) if text else platformdirs.user_state_path("openrouter-mcp", appauthor=False)
+
+
+def _policy(environ: Mapping[str, str]) -> Policy:
+    daily = _usd(environ, "OPENROUTER_MCP_DAILY_BUDGET_USD") or Decimal(0)
+    call = _usd(environ, "OPENROUTER_MCP_CALL_BUDGET_USD")
+    default_model = environ.get("OPENROUTER_MCP_DEFAULT_MODEL", "").strip()
+    policy = Policy(
+        daily_budget=daily,
+        call_budget=daily / 10 if call is None else min(call, daily),
+        confirm_above=_usd(environ, "OPENROUTER_MCP_CONFIRM_ABOVE_USD"),
+        allowed=_models(environ, "OPENROUTER_MCP_MODELS"),
+        denied=_models(environ, "OPENROUTER_MCP_MODELS_DENY"),
+        default_model=default_model,
+    )
+    if default_model and not MODEL_ID.fullmatch(default_model):
+        raise BadSetting("OPENROUTER_MCP_DEFAULT_MODEL must be one model's id, like acme/tiny:free.")
+    if default_model and not policy.admits(default_model):
+        raise BadSetting(f"OPENROUTER_MCP_DEFAULT_MODEL names {default_model}, which the lists of models exclude.")
+    if default_model != policy.without_money().default_model and not daily:
+        raise BadSetting(
+            f"OPENROUTER_MCP_DEFAULT_MODEL names {default_model}, which is not free, and the budget of the day is $0."
+        )
+    return policy
+
+
+def _usd(environ: Mapping[str, str], name: str) -> Decimal | None:
+    """A plain amount; None when there is none."""
+    text = environ.get(name, "").strip()
+    if not text:
+        return None
+    if not _AMOUNT.fullmatch(text):
+        raise BadSetting(f"{name} must be a plain amount of US dollars, like 5 or 0.50.")
+    return Decimal(text)
+
+
+def _models(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    entries = tuple(entry.strip() for entry in environ.get(name, "").split(",") if entry.strip())
+    if environ.get(name, "").strip() and not entries:
+        raise BadSetting(f"{name} names no model.")
+    for entry in entries:
+        if not MODEL_ID.fullmatch(f"{entry}any" if entry.endswith("/") else entry):
+            raise BadSetting(
+                f"{name}: {entry[:100]!r} is neither a model's id, like acme/tiny, nor a vendor, like acme/."
+            )
+    return entries
 
 
 def _app_url(environ: Mapping[str, str]) -> str:

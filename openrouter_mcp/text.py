@@ -3,10 +3,12 @@
 import math
 import unicodedata
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 # Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
 _KEPT = frozenset("\n\t\u200c\u200d")
+_CENTS = Decimal("0.01")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co"})  # what this Python does not know yet may be tomorrow's emoji
 
 
@@ -69,3 +71,19 @@ def time_of_day(moment: float) -> str:
     local = utc.astimezone()
     here = "" if local.utcoffset() == utc.utcoffset() else f" ({local:%H:%M} local time)"
     return f"{utc:%H:%M} UTC{here}"
+
+
+def usd(amount: Decimal) -> str:
+    """Exact, without the noughts that say nothing; cents always: "$0", "$0.50", "$0.000125"."""
+    whole, _, cents = f"{abs(amount):f}".partition(".")
+    cents = cents.rstrip("0")
+    sign = "-" if amount < 0 else ""
+    return f"{sign}${whole}.{cents.ljust(2, '0')}" if cents else f"{sign}${whole}"
+
+
+def about_usd(amount: Decimal) -> str:
+    """Two figures that say something, rounded up: an estimate does not pretend to know more."""
+    if amount <= 0 or amount == amount.quantize(_CENTS):
+        return usd(amount)
+    place = Decimal(1).scaleb(amount.adjusted() - 1)
+    return usd(amount.quantize(min(place, _CENTS), rounding="ROUND_CEILING"))

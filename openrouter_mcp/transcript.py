@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from openrouter_mcp.errors import Blocked, EmptyAnswer, OpenRouterMCPError, Outcome
 from openrouter_mcp.text import clean
@@ -10,8 +11,9 @@ from openrouter_mcp.wire import MAX_REPLY_BYTES, Event, Usage
 
 @dataclass
 class Answer:
-    """What one model said. `models` were asked, `served` answered; `problem` says why the text is not whole, and
-    `allowance` what is left of the day's free requests."""
+    """What one model said. `models` were asked, `served` answered; `problem` says why the text is not whole,
+    `warning` what else is wrong, and `allowance` what is left of the day. `held` USD stay reserved while the cost is not
+    known."""
 
     models: tuple[str, ...]
     served: str = ""
@@ -20,6 +22,8 @@ class Answer:
     finish_reason: str = ""
     usage: Usage = field(default_factory=Usage)
     problem: str = ""
+    warning: str = ""
+    held: Decimal = Decimal(0)
     seconds: float = 0.0
     attempts: int = 0
     text: str = ""
@@ -74,10 +78,12 @@ def _note(answer: Answer, event: Event) -> None:
     answer.provider = event.provider or answer.provider
     answer.generation_id = event.generation_id or answer.generation_id
     answer.finish_reason = event.finish_reason or answer.finish_reason
-    answer.usage = event.usage or answer.usage
+    if event.usage and (event.usage.cost or 0) >= (answer.usage.cost or 0):  # said twice: the dearer one counts
+        answer.usage = event.usage
 
 
-def ended_early(finish_reason: str, max_tokens: int) -> str:
+def ended_early(finish_reason: str, max_tokens: str) -> str:
+    """Why a text may not be whole, in words; empty when it is. `max_tokens` names the limit."""
     match finish_reason:
         case "":
             return "it ended here without saying that it was done"
@@ -89,10 +95,10 @@ def ended_early(finish_reason: str, max_tokens: int) -> str:
             return ""
 
 
-def without_text(answer: Answer, max_tokens: int, *, reasoned: bool) -> OpenRouterMCPError:
+def without_text(answer: Answer, max_tokens: str, *, reasoned: bool) -> OpenRouterMCPError:
     if answer.finish_reason == "length" and (reasoned or answer.usage.reasoning_tokens):
         return EmptyAnswer(
-            f"{answer.model} spent all {max_tokens} tokens on reasoning and wrote no answer. Raise "
+            f"{answer.model} spent all its tokens (max_tokens {max_tokens}) on reasoning and wrote no answer. Raise "
             "max_tokens, or ask a model that does not reason.",
             outcome=Outcome.REFUSED,
         )

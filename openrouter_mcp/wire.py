@@ -4,6 +4,7 @@ The shapes: https://openrouter.ai/docs/api-reference/streaming and .../overview.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,6 +16,7 @@ from openrouter_mcp.text import encodable, mapping
 
 _LEAST_USD, _MOST_USD = Decimal("1e-18"), Decimal("1e9")  # beyond these a cost is a mistake
 _MOST_DIGITS = 30
+_GENERATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 
@@ -54,12 +56,15 @@ def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Se
 
 @dataclass(frozen=True)
 class Usage:
-    """What a generation took. `cost` is in USD; None when OpenRouter did not say."""
+    """What a generation took. `cost` is in USD, with what the account's own provider key (BYOK) was charged; None when
+    OpenRouter did not say. `own_key`: such a key was used; `unclear`: a cost was named that is no amount."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     cost: Decimal | None = None
+    own_key: bool = False
+    unclear: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,22 +106,35 @@ def read_event(data: object) -> Event:
         finish_reason=_string(choice.get("finish_reason")),
         model=_string(chunk.get("model")),
         provider=_string(chunk.get("provider")),
-        generation_id=_string(chunk.get("id")),
-        usage=_usage(mapping(chunk.get("usage"))),
+        generation_id=generation_id(chunk.get("id")),
+        usage=read_usage(mapping(chunk.get("usage"))),
         failure=failures.read(200, {}, {"error": error}) if error else None,
     )
 
 
-def _usage(usage: dict[str, Any]) -> Usage | None:
+def read_usage(usage: dict[str, Any]) -> Usage | None:
+    """What a chunk's `usage` says; None when there is none."""
     if not usage:
         return None
     details = mapping(usage.get("completion_tokens_details"))
+    own_key = usage.get("is_byok") not in (None, False)
+    named = [usage.get("cost")]
+    if own_key:  # then `cost` is OpenRouter's fee alone: https://openrouter.ai/docs/use-cases/usage-accounting
+        named.append(mapping(usage.get("cost_details")).get("upstream_inference_cost"))
+    amounts = [amount(value) for value in named]
     return Usage(
         prompt_tokens=_count(usage.get("prompt_tokens")),
         completion_tokens=_count(usage.get("completion_tokens")),
         reasoning_tokens=_count(details.get("reasoning_tokens")),
-        cost=_amount(usage.get("cost")),
+        cost=None if None in amounts else sum((cost for cost in amounts if cost is not None), Decimal(0)),
+        own_key=own_key,
+        unclear=any(value is not None and read is None for value, read in zip(named, amounts, strict=True)),
     )
+
+
+def generation_id(value: object) -> str:
+    """What names a generation, from an event or a header; empty when it is no name that may stand in a URL."""
+    return value if isinstance(value, str) and _GENERATION_ID.fullmatch(value) else ""
 
 
 def _text_of(content: object) -> str:
@@ -138,18 +156,18 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def _exact(text: str) -> Decimal | None:
-    """A JSON fraction; one beyond all reason says nothing, and would take a page to write out."""
+def _exact(text: str) -> Decimal:
+    """A JSON fraction; one beyond all reason is no number, and would take a page to write out."""
     try:
         number = Decimal(text)
     except ArithmeticError:
-        return None
-    return number if abs(number.adjusted()) <= _MOST_DIGITS else None
+        return Decimal("NaN")
+    return number if abs(number.adjusted()) <= _MOST_DIGITS else Decimal("NaN")
 
 
-def _amount(value: object) -> Decimal | None:
-    """A JSON number as exact USD; `true`, `NaN`, `1e999` and text are no amounts."""
+def amount(value: object) -> Decimal | None:
+    """A JSON number as exact USD; `true`, `NaN`, `1e999`, text and less than nothing are no amounts."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         return None
-    amount = Decimal(value)
-    return amount if amount == 0 or _LEAST_USD <= abs(amount) <= _MOST_USD else None
+    usd = Decimal(value)
+    return usd if usd == 0 or (usd.is_finite() and _LEAST_USD <= usd <= _MOST_USD) else None

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import ask, connected, opened
 
-from openrouter_mcp.guard import permit
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.models import TRAPS
 from openrouter_mcp.wire import ChatRequest
@@ -160,8 +159,8 @@ async def test_broken_rows_do_not_hide_the_good_ones(sandbox: Sandbox) -> None:
 async def test_a_permit_is_good_for_one_request(sandbox: Sandbox) -> None:
     async with opened(sandbox) as app:
         request = ChatRequest(model="acme/tiny:free", prompt="Hi")
-        issued = await permit(request, app.catalog, app.ledger, time_left=lambda: 0.0)
-        assert [event.model async for event in app.client.chat(issued)]
+        issued = await app.guard.permit(request, app.guard.purse(), time_left=lambda: 0.0)
+        assert [event async for event in app.client.chat(issued)]
         with pytest.raises(RuntimeError, match="one request"):
             await anext(app.client.chat(issued))
     assert len(sandbox.chats) == 1

@@ -13,9 +13,11 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LAYERS = (
     {"__init__", "text"},
     {"errors"},
-    {"wire", "records", "failures", "options", "settings"},
+    {"wire", "records", "failures", "refusals", "options", "settings"},
     {"choice", "retry", "pricing"},
     {"catalog", "ledger"},
+    {"vetting"},
+    {"audit"},
     {"guard"},
     {"client", "reading"},
     {"transcript"},
@@ -30,7 +32,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Who may import a library; `tools` only for the annotations of arguments.
 MAY_IMPORT = {
-    "mcp": {"server", "asgi", "cli", "tools.arguments"},
+    "mcp": {"server", "asgi", "cli", "tools.arguments", "tools.consent"},
     "mcp_types": {"server", "asgi", "cli"},
     "httpx2": {"client", "reading", "app", "sandbox.transport"},
     "starlette": {"asgi", "cli"},
@@ -49,7 +51,8 @@ MAY_CATCH = {
 }
 OUR_ERRORS = {
     node.name
-    for node in ast.walk(ast.parse((PACKAGE / "errors.py").read_text()))
+    for room in ("errors.py", "refusals.py")
+    for node in ast.walk(ast.parse((PACKAGE / room).read_text()))
     if isinstance(node, ast.ClassDef) and node.name != "Outcome"
 }
 

@@ -31,6 +31,7 @@ from openrouter_mcp.errors import (
     Outcome,
     Upstream,
 )
+from openrouter_mcp.guard import Held
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, next_midnight
@@ -847,8 +848,8 @@ async def test_a_disk_that_fills_up_in_the_middle_costs_the_shared_book_only(
     async with ledger(word, tmp_path, limit=1000) as one:
         slots = await one.reserve(longest_wait=0)
         assert one._shelf._book is not None
-        (pages,) = one._shelf._book._db.execute("PRAGMA page_count").fetchone()
-        one._shelf._book._db.execute(f"PRAGMA max_page_count={pages}")
+        (pages,) = one._shelf._book.db.execute("PRAGMA page_count").fetchone()
+        one._shelf._book.db.execute(f"PRAGMA max_page_count={pages}")
         while not (await one.standing()).warning:
             slots += await one.reserve(longest_wait=0)
             assert len(slots) < 1000
@@ -1157,7 +1158,8 @@ async def test_a_slot_whose_moment_is_past_is_exchanged(timed: Sandbox, at: Time
         assert not await app.ledger.missed(slot)
         at.now += 5
         assert await app.ledger.missed(slot)
-        await app.answers.ask(ChatRequest(model=MODEL, prompt="Hi"), slot)
+        purse = app.guard.purse()
+        await app.answers.ask(ChatRequest(model=MODEL, prompt="Hi"), purse, Held(purse, slot))
         assert (await app.ledger.standing()).use.today == len(timed.chats) == 1
 
 

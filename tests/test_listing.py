@@ -56,7 +56,7 @@ async def test_check_credits_shows_the_allowance_and_never_takes_a_refusal_for_n
     assert text.splitlines()[0].startswith("49 of 50 free requests left today; the count restarts at 00:00 UTC")
     assert text.splitlines()[0].endswith("(OpenRouter's count).")
     assert text.splitlines()[1] == "This minute: 1 of 20 used."
-    assert "Key limit: none of its own." in text
+    assert "Warning: the key has no credit limit of its own" in text
     assert "Balance: unknown" in text
     assert record["balance_usd"] is None
     assert record["free_requests"] == {"used": 1, "limit": 50, "remaining": 49}

@@ -125,8 +125,8 @@ def test_a_discount_is_no_price() -> None:
     [
         ("0.00000015", "0.0000006", "$0.15 in, $0.60 out per million tokens"),
         ("0.000000117", "0.000000455", "$0.117 in, $0.455 out per million tokens"),
-        ("0.00001", "0.001", "$10.00 in, $1000.00 out per million tokens"),
-        ("0", "0.000", "$0.00 in, $0.00 out per million tokens"),
+        ("0.00001", "0.001", "$10 in, $1000 out per million tokens"),
+        ("0", "0.000", "$0 in, $0 out per million tokens"),
         ("-1", "-1", ""),
         ("0.000001", "", ""),
         ("1e-6", "0", ""),

@@ -64,7 +64,7 @@ async def test_every_client_can_read_the_schemas() -> None:
         assert schema["additionalProperties"] is False
         assert not re.search(r'"(\$ref|\$defs|anyOf|oneOf|allOf|title)"|null', json.dumps(schema)), tool.name
         for name, field in schema["properties"].items():
-            assert field["type"] in {"string", "integer", "array"}, name
+            assert field["type"] in {"string", "integer", "number", "array"}, name
             assert field["description"], name
 
 

@@ -1,4 +1,5 @@
-"""The command line: `openrouter-mcp` is the stdio server, `serve` the HTTP server, `try` a short session to watch."""
+"""The command line: `openrouter-mcp` is the stdio server, `serve` the HTTP server, `try` a short session to watch,
+`doctor` shows how the guard stands."""
 
 import argparse
 import gc
@@ -44,6 +45,10 @@ def _command(options: argparse.Namespace, chosen: Settings) -> int:
         from openrouter_mcp.cli.trial import trial
 
         return anyio.run(partial(trial, chosen, sandbox=options.sandbox))
+    if options.command == "doctor":
+        from openrouter_mcp.cli.doctor import doctor
+
+        return doctor(chosen, sandbox=options.sandbox, acknowledge=options.acknowledge)
     # Clients wait for this server at their own start, some for two of it. Nothing that an import makes is garbage, and
     # looking for it costs 30 ms of 550 (tests/bench).
     gc.disable()
@@ -74,6 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--transport", choices=("streamable-http", "sse"), help="serve this one only")
     serve.add_argument("--host", default="127.0.0.1", help="a loopback address (default: %(default)s)")
     serve.add_argument("--port", type=_port, default=8000, help="0 picks a free one (default: %(default)s)")
+    doctor = commands.add_parser("doctor", parents=[sandbox], help="show how the budget and the guard stand")
+    doctor.add_argument("--acknowledge", action="store_true", help="open a closed guard again, once you know why")
     commands.add_parser("try", parents=[sandbox], help="watch a short session as an agent would see it")
     return parser
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 
 import uvicorn
 from starlette.applications import Starlette
@@ -35,6 +36,9 @@ async def serve(
     offered = transports or TRANSPORTS
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
+        if settings.policy.daily_budget:  # any process of this machine could spend it
+            settings = replace(settings, policy=settings.policy.without_money())
+            print("openrouter-mcp: over HTTP without a token the budget is $0: free models only", file=sys.stderr)
         async with opened(settings, sandbox=sandbox) as app:
             web = web_app(build(app), host=host, port=port, transports=offered)
             server = _stoppable(web)

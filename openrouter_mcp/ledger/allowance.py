@@ -24,9 +24,11 @@ from openrouter_mcp.errors import (
 )
 from openrouter_mcp.ledger.shelf import Shelf
 from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, next_midnight
+from openrouter_mcp.ledger.spending import Spending
 from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.records import KeyInfo
+from openrouter_mcp.wire import Usage
 
 PER_MINUTE = 20
 WINDOW_S = 61.0  # a second more than OpenRouter's, for the ways of different length
@@ -42,10 +44,15 @@ _LONGEST_COOL_S = 600.0
 _PROBE_S = 30.0
 
 
+async def _nobody_knows(_: str) -> Usage | None:
+    return None
+
+
 class Ledger:
     """The books of the account that `key` belongs to, in `folder`; without a folder, of this process alone.
 
-    `read_key` asks OpenRouter about the key; `clock` gives epoch seconds; `limit` requests in any `window` seconds.
+    `read_key` asks OpenRouter about the key, `inquire` what a generation cost; `clock` gives epoch seconds; `limit`
+    requests in any `window` seconds. `spending` is the money.
     """
 
     def __init__(
@@ -57,6 +64,7 @@ class Ledger:
         limit: int = PER_MINUTE,
         window: float = WINDOW_S,
         clock: Callable[[], float] = time.time,
+        inquire: Callable[[str], Awaitable[Usage | None]] = _nobody_knows,
     ) -> None:
         self._key = _hash(key)
         self._user = ""
@@ -65,6 +73,7 @@ class Ledger:
         self._window = window
         self._clock = clock
         self._shelf = Shelf(folder, limit=limit, window=window, clock=clock)
+        self.spending = Spending(self._key, self._shelf, inquire, clock=clock)
         self._read_at = float("-inf")
         self._must_read = False
         self._one_reader = anyio.Lock()
@@ -83,7 +92,7 @@ class Ledger:
             MinuteQuota, DailyQuota: at once, with the seconds, when they would come too late.
         """
         started = self._clock()
-        await self._read_count_if_due()
+        await self.refresh()
 
         def reserve(book: Book) -> list[Slot] | Refusal:
             now = self._clock()  # not before the book is ours: others may have kept it for a while
@@ -175,8 +184,9 @@ class Ledger:
 
     # --- OpenRouter's own count ---------------------------------------------------------------------------------------
 
-    async def _read_count_if_due(self) -> None:
-        """Ask at first use, every ten minutes, after a free-tier 429, and when few are left."""
+    async def refresh(self) -> None:
+        """Learn whose the key is and what is left, from OpenRouter: at first use, every ten minutes, after a free-tier
+        429, and when few are left."""
         if not await self._is_due():
             return
         async with self._one_reader:

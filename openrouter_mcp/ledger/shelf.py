@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from openrouter_mcp.errors import UnusableBook
+from openrouter_mcp.ledger.money import Charge
 from openrouter_mcp.ledger.place import private_file
 from openrouter_mcp.ledger.slots import Slot
 from openrouter_mcp.ledger.sqlite import Book
@@ -18,6 +19,7 @@ from openrouter_mcp.ledger.sqlite import Book
 ALONE_PER_MINUTE = 5  # without a usable book nobody knows what the others send
 _ALONE_WINDOW_S = 61.0
 _BOOK = "ledger.db"
+_BROKEN, _SEEN = ".broken-", ".acknowledged-"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,9 +44,19 @@ class Shelf:
         """How many requests the book allows in its window."""
         return ALONE_PER_MINUTE if self.warning else self._limit
 
-    def holds(self, slot: Slot) -> bool:
-        """Whether `slot` is in this book, not in one that was given up."""
-        return slot.book is self._book
+    def holds(self, entry: Slot | Charge) -> bool:
+        """Whether `entry` is in this book, not in one that was given up."""
+        return entry.book is self._book
+
+    @property
+    def set_aside(self) -> list[Path]:
+        """Broken books that nobody has acknowledged: what they said was spent is not known."""
+        return list(self._folder.glob(f"{_BOOK}{_BROKEN}*")) if self._folder else []
+
+    def forget_set_aside(self) -> None:
+        """A person has seen that a book broke; the files stay, under another name."""
+        for broken in self.set_aside:
+            broken.replace(broken.with_name(broken.name.replace(_BROKEN, _SEEN)))
 
     async def aclose(self) -> None:
         """Close the book."""
@@ -83,7 +95,7 @@ class Shelf:
         """A book for this process only, after a warning; a broken one is set aside first."""
         reason = error.text if isinstance(error, UnusableBook) else f"{type(error).__name__}: {error}"
         if self._folder and getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-            broken, aside = self._folder / _BOOK, self._folder / f"{_BOOK}.broken-{int(self._clock())}"
+            broken, aside = self._folder / _BOOK, self._folder / f"{_BOOK}{_BROKEN}{int(self._clock())}"
             with suppress(OSError):
                 if broken.stat().st_ino == self._inode:  # else a sibling did so, and what lies there is new
                     broken.replace(aside)

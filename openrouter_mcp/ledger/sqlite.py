@@ -16,7 +16,7 @@ from openrouter_mcp.errors import UnusableBook
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, earliest, next_midnight
 from openrouter_mcp.text import number
 
-VERSION = 1
+VERSION = 2
 BUSY_S = 10.0  # how long a sibling may hold the book before it counts as unusable
 _LONGEST_MINUTE_STOP_S = 90.0
 _LONGEST_COOLDOWN_S = 600.0
@@ -37,6 +37,13 @@ CREATE TABLE IF NOT EXISTS names (key TEXT PRIMARY KEY, account TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS cooldowns (
     model TEXT PRIMARY KEY, until REAL NOT NULL, reason TEXT NOT NULL, failures INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS charges (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, day INTEGER NOT NULL, model TEXT NOT NULL,
+    amount TEXT NOT NULL, cost TEXT, generation TEXT NOT NULL DEFAULT '', ended REAL,
+    inquiries INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS charges_by_day ON charges (account, day);
+CREATE TABLE IF NOT EXISTS closures (at REAL NOT NULL, reason TEXT NOT NULL);
 """
 _TAKEN = "SELECT CAST(at AS REAL) AS moment FROM slots WHERE account = ? AND at > ? ORDER BY moment"
 
@@ -76,32 +83,40 @@ class Book:
         self._limit = limit
         self._window = window
         self._ticks = ticks
-        self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        self.db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         with ExitStack() as unless_prepared:
-            unless_prepared.callback(self._db.close)
+            unless_prepared.callback(self.db.close)
             self._prepare()
             unless_prepared.pop_all()
 
     def _prepare(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version > VERSION:
             raise UnusableBook("the book was written by a newer version of openrouter-mcp")
-        self._db.execute("PRAGMA journal_mode=TRUNCATE")
-        # What is committed survives the end of any process. After a power cut the book may be broken; then it is set
-        # aside. Waiting for the disk would cost each request some milliseconds for a count of two days.
-        self._db.execute("PRAGMA synchronous=OFF")
+        self.db.execute("PRAGMA journal_mode=TRUNCATE")
+        # What is committed survives the end of any process. After a power cut a count of two days may be lost or the
+        # book broken; then it is set aside. Waiting for the disk would cost each free request some milliseconds.
+        self.db.execute("PRAGMA synchronous=OFF")
         if version < VERSION:
-            self._db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+            self.db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self.db.close()
 
     @contextmanager
-    def _transaction(self) -> Generator[sqlite3.Connection]:
-        with self._db:  # commits, or rolls back what raised
-            self._db.execute("BEGIN IMMEDIATE")
-            yield self._db
+    def transaction(self, *, durable: bool = False) -> Generator[sqlite3.Connection]:
+        """One transaction, rolled back by whatever raises. A `durable` one survives a power cut, which costs some
+        milliseconds: promises about money are worth them."""
+        if durable:
+            self.db.execute("PRAGMA synchronous=FULL")
+        try:
+            with self.db:
+                self.db.execute("BEGIN IMMEDIATE")
+                yield self.db
+        finally:
+            if durable:
+                self.db.execute("PRAGMA synchronous=OFF")
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -109,10 +124,10 @@ class Book:
         """`count` slots at once or none, each at most `longest_wait` seconds away; `spare` of the window's requests
         are left to others."""
         asked = self._ticks()
-        with self._transaction() as db:
+        with self.transaction() as db:
             waited = self._ticks() - asked
             now += waited if waited > _CLOCK_TOLERANCE_S else 0.0  # or the slot would be older than its request
-            account = self._account(db, key)
+            account = self.account(db, key)
             self._tidy(db, account, now)
             left = self._use(db, account, now).left
             taken = [at for (at,) in db.execute(_TAKEN, (account, now - self._window))]
@@ -131,12 +146,12 @@ class Book:
 
     def give_back(self, slots: Iterable[Slot]) -> None:
         """What was never sent does not count."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             _delete(db, slots)
 
     def use(self, key: str, now: float) -> Use:
         """What is used now."""
-        return self._use(self._db, self._account(self._db, key), now)
+        return self._use(self.db, self.account(self.db, key), now)
 
     def _next(
         self, db: sqlite3.Connection, account: str, taken: list[float], now: float, limit: int
@@ -187,16 +202,17 @@ class Book:
     # --- the account --------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _account(db: sqlite3.Connection, key: str) -> str:
+    def account(db: sqlite3.Connection, key: str) -> str:
         """The account that the hash of a key is known to belong to; that hash itself until it is."""
         row = db.execute("SELECT account FROM names WHERE key = ?", (key,)).fetchone()
         return str(row[0]) if row else key
 
     def name(self, key: str, account: str) -> None:
         """From now on `key` belongs to `account`, and what was kept under the key's own hash goes with it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO names (key, account) VALUES (?, ?)", (key, account))
             db.execute("UPDATE slots SET account = ? WHERE account = ?", (account, key))
+            db.execute("UPDATE charges SET account = ? WHERE account = ?", (account, key))
             db.execute("UPDATE OR IGNORE accounts SET account = ? WHERE account = ?", (account, key))
             rest = db.execute("SELECT minute_stop, day_stop FROM accounts WHERE account = ?", (key,)).fetchone()
             if rest:
@@ -207,8 +223,8 @@ class Book:
     def note_count(self, key: str, used: int, limit: int, now: float) -> None:
         """OpenRouter's own count of today: what it exceeds ours by was used elsewhere; its lag never takes away."""
         used, limit = min(used, _MOST), min(limit, _MOST)
-        with self._transaction() as db:
-            account = self._account(db, key)
+        with self.transaction() as db:
+            account = self.account(db, key)
             sent = _count(db, account, day_of(now) * DAY_S, now + _NOW_S)
             elsewhere = max(self._use(db, account, now).elsewhere, used - sent)
             db.execute(
@@ -220,18 +236,18 @@ class Book:
     def stop(self, key: str, until: float, *, daily: bool) -> None:
         """OpenRouter met us with the minute's or the day's limit: nobody sends before `until`."""
         column = "day_stop" if daily else "minute_stop"
-        with self._transaction() as db:
+        with self.transaction() as db:
             stop = (
                 f"INSERT INTO accounts (account, {column}) VALUES (?, ?) ON CONFLICT (account) "  # noqa: S608 - our own names
                 f"DO UPDATE SET {column} = max({column}, excluded.{column})"
             )
-            db.execute(stop, (self._account(db, key), until))
+            db.execute(stop, (self.account(db, key), until))
 
     # --- models -------------------------------------------------------------------------------------------------------
 
     def cool(self, model: str, until: float, reason: str) -> None:
         """One more failure of `model`, to be left alone until then."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute(
                 "INSERT INTO cooldowns (model, until, reason, failures) VALUES (?, ?, ?, 1) ON CONFLICT (model) "
                 "DO UPDATE SET until = excluded.until, reason = excluded.reason, failures = failures + 1",
@@ -240,7 +256,7 @@ class Book:
 
     def cooldowns(self) -> dict[str, Cooldown]:
         """Every model that failed when it was last asked."""
-        rows = self._db.execute("SELECT model, until, reason, failures FROM cooldowns")
+        rows = self.db.execute("SELECT model, until, reason, failures FROM cooldowns")
         return {
             str(model): Cooldown(number(until) or 0.0, str(reason), int(number(failures) or 0))
             for model, until, reason, failures in rows
@@ -249,7 +265,7 @@ class Book:
     def probe(self, models: Sequence[str], now: float, until: float) -> set[str]:
         """Of `models`, those to leave alone. A cooldown that is over is renewed to `until` by whoever comes first, who
         alone may try the model; its success ends the cooldown, its failure another."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = dict(db.execute("SELECT model, until FROM cooldowns").fetchall())
             avoided = {model for model in models if (number(rows.get(model)) or 0.0) > now}
             tried = [(until, model) for model in models if model in rows and model not in avoided]
@@ -258,8 +274,8 @@ class Book:
 
     def recover(self, model: str) -> None:
         """`model` answered."""
-        if self._db.execute("SELECT 1 FROM cooldowns WHERE model = ?", (model,)).fetchone():
-            with self._transaction() as db:
+        if self.db.execute("SELECT 1 FROM cooldowns WHERE model = ?", (model,)).fetchone():
+            with self.transaction() as db:
                 db.execute("DELETE FROM cooldowns WHERE model = ?", (model,))
 
 

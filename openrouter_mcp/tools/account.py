@@ -6,10 +6,11 @@ from openrouter_mcp.tools.arguments import CurrentApp
 
 
 async def check_credits(app: CurrentApp) -> Reply:
-    """Show what is left: free requests today, the key's limit, the balance.
+    """Show what is left: the day's budget and free requests, key limit, balance.
 
     Use it before a large job or after a quota error. Costs nothing, uses no free request.
     """
     key, unread = await app.ledger.try_read_key()
     balance = None if unread else await app.client.credits()
-    return render.credits(key, balance, await app.ledger.standing(), unread=unread)
+    await app.ledger.spending.learn()
+    return render.credits(key, balance, await app.ledger.standing(), await app.guard.budget(), unread=unread)

@@ -18,7 +18,7 @@ async def list_free_models(
 
     Use it to choose an id for ask_model or compare_models: ids change weekly. Costs nothing, uses no free request.
     """
-    free = choice.free_ranked(await app.catalog.models())
+    free = choice.free_ranked(app.guard.admitted(await app.catalog.models()))
     wanted = search.strip().casefold()
     found = [model for model in free if wanted in model.id.casefold() or wanted in model.name.casefold()]
     return render.free_models(found[:limit], matching=len(found), free=len(free))

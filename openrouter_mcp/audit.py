@@ -1,0 +1,57 @@
+"""The guard's fourth layer: whether a request cost, and was answered by, what had been permitted. Pure."""
+
+from collections.abc import Iterable
+
+from openrouter_mcp.pricing import dearest, is_free
+from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, Model
+from openrouter_mcp.text import one_line, usd
+from openrouter_mcp.vetting import Vetted
+from openrouter_mcp.wire import Usage
+
+
+def overcharged(vetted: Vetted, usage: Usage) -> str:
+    """What is wrong with the cost, if anything: it is above what was reserved, which for a free call is nothing."""
+    model = vetted.request.model
+    if usage.cost is not None and usage.cost > vetted.worst:
+        key = ", the account's own provider key included" if usage.own_key else ""
+        return (
+            f"a call to {model} cost {usd(usage.cost)}{key}, and {usd(vetted.worst)} was the most it was permitted to"
+        )
+    if vetted.worst == 0 and (usage.unclear or (usage.own_key and usage.cost is None)):
+        return f"a call to {model} was permitted as free, and OpenRouter reports a cost for it that cannot be read"
+    return ""
+
+
+def outsider(vetted: Vetted, served: str, known: Iterable[Model]) -> str:
+    """What is wrong with who `served`, if anything: a listed model that was not permitted and can be dearer."""
+    if _was_permitted(vetted, served, known):
+        return ""
+    listed = [model for model in known if served in _names(model)]
+    if listed and all(_is_dearer(model, vetted) for model in listed):
+        return f"{vetted.request.model} was asked, and {listed[0].id} answered, which costs more than was permitted"
+    return ""
+
+
+def unplaced(vetted: Vetted, served: str, known: Iterable[Model]) -> str:
+    """A note on who `served` when nobody of that name is listed, so that its price cannot be compared."""
+    if not known or _was_permitted(vetted, served, known) or any(served in _names(model) for model in known):
+        return ""
+    return f"it was answered by {one_line(served, 100)!r}, which is not listed, so its price could not be compared"
+
+
+def _was_permitted(vetted: Vetted, served: str, known: Iterable[Model]) -> bool:
+    entries = list(vetted.entries)
+    if FREE_ROUTER in (vetted.request.model, *vetted.request.fallbacks):  # any free model may be its pick
+        entries += filter(is_free, known)
+    return served in ("", FREE_ROUTER) or any(served in _names(entry) for entry in entries)
+
+
+def _names(model: Model) -> set[str]:
+    """What a model calls itself in its answers: its id, or the dated slug that it may share with its twins."""
+    dated = [model.canonical_slug] if model.canonical_slug else []
+    return {model.id, *dated, *(slug + FREE_SUFFIX for slug in dated if model.id.endswith(FREE_SUFFIX))}
+
+
+def _is_dearer(model: Model, vetted: Vetted) -> bool:
+    prices = dearest(model)
+    return not is_free(model) and (prices is None or prices.exceeds(vetted.prices))

@@ -1,0 +1,108 @@
+"""Asking the person before a call that can cost more than they want to spend unasked.
+
+Resolvers of the SDK, which asks in the client's own way, in either era: https://modelcontextprotocol.io/specification.
+A call may be entered anew for each question: nothing is sent or reserved here, and a price that has changed since is a
+question that was not answered.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Context, Elicit, ElicitationResult, Resolve
+from pydantic import BaseModel, Field
+
+from openrouter_mcp.app import App
+from openrouter_mcp.compare import vet_all
+from openrouter_mcp.guard import in_words
+from openrouter_mcp.refusals import Declined
+from openrouter_mcp.text import one_line, usd
+from openrouter_mcp.tools.arguments import CurrentApp
+from openrouter_mcp.vetting import Vetted
+from openrouter_mcp.wire import ChatRequest
+
+_PURPOSE = 200  # characters of the prompt
+
+
+class Consent(BaseModel):
+    """The form the person fills in."""
+
+    spend: bool = Field(description="Let this call cost up to that much.")
+
+
+async def cost_of_asking(
+    app: CurrentApp, *, prompt: str, model: str, system: str, max_tokens: int, max_cost_usd: Decimal | None
+) -> list[Vetted]:
+    """What is to be asked about for `ask_model`; nothing when nobody needs to be."""
+    model = model or app.guard.policy.default_model
+    request = ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens)
+    return await _above_limit(app, [request] if model else [], max_cost_usd)
+
+
+async def cost_of_comparing(
+    app: CurrentApp,
+    *,
+    prompt: str,
+    models: tuple[str, ...],
+    system: str,
+    max_tokens: int,
+    max_cost_usd: Decimal | None,
+) -> list[Vetted]:
+    """The same for `compare_models`."""
+    requests = [ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens) for model in models]
+    return await _above_limit(app, requests, max_cost_usd)
+
+
+async def _above_limit(app: App, requests: Sequence[ChatRequest], max_cost: Decimal | None) -> list[Vetted]:
+    purse = app.guard.purse(max_cost)
+    if purse.agreed is None or purse.limit <= purse.agreed or not requests:
+        return []
+    await app.guard.require_open()
+    vetted, _ = await vet_all(app.guard, requests, purse)
+    return vetted if _worst(vetted) > purse.agreed else []
+
+
+def _worst(vetted: Sequence[Vetted]) -> Decimal:
+    return sum((one.worst for one in vetted), Decimal(0))
+
+
+def _asked(cost: Callable[..., Awaitable[list[Vetted]]]) -> Callable[..., Awaitable[Decimal]]:
+    """A resolver for the USD that the person has agreed to, 0 when they need not be asked."""
+
+    async def question(
+        context: Context[App, Any], app: CurrentApp, vetted: Annotated[list[Vetted], Resolve(cost)]
+    ) -> Elicit[Consent] | Consent:
+        if not vetted:
+            return Consent(spend=True)
+        what = in_words(vetted)
+        capabilities = context.client_capabilities
+        form = capabilities.elicitation if capabilities else None
+        if form is None or (form.form is None and form.url is not None):
+            above = usd(app.guard.policy.confirm_above or Decimal(0))
+            raise Declined(
+                f"{what}. Above {above} the user wants to be asked first, and this client cannot ask them, so nothing "
+                "was sent. Only the user can change that limit: tell them, or ask for less."
+            )
+        return Elicit(f"{what}. The task: {one_line(vetted[0].request.prompt, _PURPOSE)}", Consent)
+
+    async def agreed(
+        vetted: Annotated[list[Vetted], Resolve(cost)],
+        answer: Annotated[ElicitationResult[Consent], Resolve(question)],
+    ) -> Decimal:
+        if isinstance(answer, AcceptedElicitation) and answer.data.spend:
+            return _worst(vetted)
+        if isinstance(answer, CancelledElicitation):
+            raise Declined(
+                f"{in_words(vetted)}. The user was asked and closed the question without an answer, so nothing was "
+                "sent. Go on without this call, or ask them what they want."
+            )
+        raise Declined(
+            f"{in_words(vetted)}. The user was asked and said no, so nothing was sent. Respect that: do not ask again "
+            "for the same; use a free model, or go on without."
+        )
+
+    return agreed
+
+
+AgreedToAsk = Annotated[Decimal, Resolve(_asked(cost_of_asking))]
+AgreedToCompare = Annotated[Decimal, Resolve(_asked(cost_of_comparing))]
