@@ -12,8 +12,8 @@ from openrouter_mcp.wire import MAX_REPLY_BYTES, Event, Usage
 @dataclass
 class Answer:
     """What one model said. `models` were asked, `served` answered; `problem` says why the text is not whole,
-    `warning` what else is wrong, and `allowance` what is left of the day. `held` USD stay reserved while the cost is not
-    known."""
+    `warning` what else is wrong, and `allowance` what is left of the day. `held` USD stay reserved while its cost is
+    not known."""
 
     models: tuple[str, ...]
     served: str = ""
