@@ -17,7 +17,7 @@ from openrouter_mcp.errors import Outcome
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.money import Charge, Closure, Spent
 from openrouter_mcp.ledger.slots import Slot
-from openrouter_mcp.records import Model
+from openrouter_mcp.records import FREE_SUFFIX, Model
 from openrouter_mcp.refusals import Declined, GuardClosed, OverBudget
 from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import about_usd, usd
@@ -110,6 +110,11 @@ class Guard:
         if max_cost is not None and max_cost < limit:
             limit, name = max_cost, f"this call's max_cost_usd is {usd(max_cost)}"
         return Purse(limit, name, None if policy.confirm_above is None else max(policy.confirm_above, agreed))
+
+    def default_model(self, max_cost: Decimal | None) -> str:
+        """The user's own choice where none is named, if a call for `max_cost` can be for it; else empty: ours."""
+        model = self.policy.default_model
+        return model if self.purse(max_cost).limit or model.endswith(FREE_SUFFIX) else ""
 
     def admitted(self, models: Iterable[Model]) -> list[Model]:
         """Those of `models` that the user's lists let anybody ask."""

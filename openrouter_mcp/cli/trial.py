@@ -37,7 +37,7 @@ async def trial(settings: Settings, *, sandbox: bool) -> int:
             print(f"  {tool.name}: {(tool.description or '').splitlines()[0]}")
         succeeded = [
             await _show(client, "list_free_models", {"limit": 8}),
-            await _show(client, "ask_model", {"prompt": _QUESTION}),
+            await _show(client, "ask_model", {"prompt": _QUESTION, "max_cost_usd": 0}),
             await _show(client, "compare_models", {"prompt": _QUESTION}),
             await _show(client, "check_credits", {}),
         ]

@@ -27,7 +27,7 @@ async def ask_model(
     Use it for a second opinion, a draft or a task to hand over. A free model uses 1 of the day's free requests, up to
     3 if it must try again. A priced one, which must be named, costs money within the user's budget ($0 unless set).
     """
-    model = model or app.guard.policy.default_model
+    model = model or app.guard.default_model(max_cost_usd)
     request = ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens)
     return render.answer(await app.answers.ask(request, app.guard.purse(max_cost_usd, agreed=agreed)))
 

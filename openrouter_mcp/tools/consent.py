@@ -34,7 +34,7 @@ async def cost_of_asking(
     app: CurrentApp, *, prompt: str, model: str, system: str, max_tokens: int, max_cost_usd: Decimal | None
 ) -> list[Vetted]:
     """What is to be asked about for `ask_model`; nothing when nobody needs to be."""
-    model = model or app.guard.policy.default_model
+    model = model or app.guard.default_model(max_cost_usd)
     request = ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens)
     return await _above_limit(app, [request] if model else [], max_cost_usd)
 
