@@ -34,7 +34,7 @@ def test_try_without_a_key_says_first_that_it_uses_the_sandbox_and_shows_a_whole
     assert "sandbox" in first
     assert [line for line in rest if line.startswith("> ")] == [
         "> list_free_models(limit=8)",
-        "> ask_model(prompt='In one sentence: why is the sky blue?')",
+        "> ask_model(prompt='In one sentence: why is the sky blue?', max_cost_usd=0)",
         "> compare_models(prompt='In one sentence: why is the sky blue?')",
         "> check_credits()",
     ]
