@@ -35,6 +35,13 @@ async def three_free(catalog: Catalog, ledger: Ledger, guard: Guard) -> list[str
     return chosen
 
 
+def require_distinct(models: Sequence[str]) -> None:
+    """Raise InvalidRequest when a model is named twice."""
+    twice = sorted({model for model in models if list(models).count(model) > 1})
+    if twice:
+        raise InvalidRequest(f"{', '.join(twice)} is named twice; each model is asked once.")
+
+
 async def compare(
     answers: Answers,
     guard: Guard,
@@ -52,9 +59,7 @@ async def compare(
         CannotVerifyPrice, Network: when the catalogue cannot be read.
         OverBudget, Declined, MinuteQuota, DailyQuota: when the worst case of them all does not fit; nothing is sent.
     """
-    twice = sorted({model for model in models if list(models).count(model) > 1})
-    if twice:
-        raise InvalidRequest(f"{', '.join(twice)} is named twice; each model is asked once.")
+    require_distinct(models)
     gives_up_at = clock() + LONGEST_WAIT_S
     vetted, results = await vet_all(guard, [replace(request, model=model) for model in models], purse)
     if vetted:

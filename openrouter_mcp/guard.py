@@ -205,14 +205,25 @@ class Guard:
             amounts = [(each.request.model, each.worst) for each in priced]
             charges = await self._ledger.spending.hold(amounts, self.policy.daily_budget)
             if isinstance(charges, Spent):
-                budget = Budget(self.policy.daily_budget, self.policy.call_budget, charges, ())
-                raise OverBudget(
-                    f"{what}; the budget of the day is {usd(budget.daily)}, of which {usd(budget.left)} is left "
-                    f"({usd(charges.held)} is held for calls whose cost is not known yet). Nothing was sent. The day "
-                    "ends at 00:00 UTC; free models can be asked until then."
-                )
+                raise self._over_the_day(what, charges)
             unless_held.pop_all()
         return charges
+
+    async def require_left(self, priced: Sequence[Vetted]) -> None:
+        """Raise OverBudget where the day's budget does not bear the worst case of `priced` as it stands."""
+        await self._ledger.refresh()
+        await self._ledger.spending.learn()
+        spent = await self._ledger.spending.spent()
+        if spent.in_all + sum((each.worst for each in priced), Decimal(0)) > self.policy.daily_budget:
+            raise self._over_the_day(in_words(priced), spent)
+
+    def _over_the_day(self, what: str, spent: Spent) -> OverBudget:
+        budget = Budget(self.policy.daily_budget, self.policy.call_budget, spent, ())
+        return OverBudget(
+            f"{what}; the budget of the day is {usd(budget.daily)}, of which {usd(budget.left)} is left "
+            f"({usd(spent.held)} is held for calls whose cost is not known yet). Nothing was sent. The day "
+            "ends at 00:00 UTC; free models can be asked until then."
+        )
 
     async def give_back(self, held: Held) -> None:
         """What was never sent costs and counts nothing."""

@@ -4,6 +4,7 @@ import difflib
 import inspect
 import json
 import logging
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -12,6 +13,7 @@ from typing import Any
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState, RequestStateSecurity
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from mcp_types import Tool as ListedTool
@@ -33,6 +35,7 @@ few (20 a minute, 50 or 1000 a day), so ask once and well."""
 _AT_NO_COST = ", at no cost: only free models are used"
 _AT_A_COST = ": free ones, and ones that cost money where you name them, within the user's budget"
 _SHORTEST_SECRET = 16  # OpenRouter's keys have over 70 characters; a word that stands in for one is no secret
+_MOST_UNUSED = 1000  # questions that nobody has answered yet
 _TOOL_LIST_TTL_MS = 3_600_000  # the list changes only with the version
 
 logger = logging.getLogger(__name__)
@@ -51,6 +54,7 @@ def build(app: App) -> "OpenRouterServer":
         instructions=_INSTRUCTIONS.format(cost=_AT_A_COST if app.guard.policy.daily_budget else _AT_NO_COST),
         lifespan=every_connection,
         log_level="WARNING",
+        request_state_security=RequestStateSecurity(codec=_OneUse()),
         cache_hints={"tools/list": CacheHint(ttl_ms=_TOOL_LIST_TTL_MS, scope="public")},
     )
     server.key = app.settings.key
@@ -67,6 +71,28 @@ def build(app: App) -> "OpenRouterServer":
             ),
         )
     return server
+
+
+class _OneUse:
+    """The SDK's seal on what a client carries from one round of a call to the next, good for one use: one yes of the
+    user's is for one call, also when the client sends it again."""
+
+    def __init__(self) -> None:
+        self._codec = AESGCMRequestStateCodec([os.urandom(32)])
+        self._unused: dict[str, None] = {}  # the oldest first
+
+    def seal(self, payload: bytes) -> str:
+        token = self._codec.seal(payload)
+        self._unused[token] = None
+        if len(self._unused) > _MOST_UNUSED:
+            del self._unused[next(iter(self._unused))]
+        return token
+
+    def unseal(self, token: str) -> bytes:
+        if token not in self._unused:
+            raise InvalidRequestState("used before, or not ours")
+        del self._unused[token]
+        return self._codec.unseal(token)
 
 
 class OpenRouterServer(MCPServer[App]):
@@ -99,6 +125,9 @@ class OpenRouterServer(MCPServer[App]):
             result = await super().call_tool(name, arguments, context)
         except ToolError as failure:
             result = _error(_as_our_error(name, failure.__cause__))
+        except MCPError as failure:  # how the client of the older era fails to ask its user
+            logger.warning("The user could not be asked: %r", str(failure))
+            result = _error(Declined("The user could not be asked: the client failed to, so nothing was sent."))
         return self._without_key(result)
 
     def _without_key(self, result: CallToolResult | InputRequiredResult) -> CallToolResult | InputRequiredResult:

@@ -52,7 +52,8 @@ class Policy:
 
     def without_money(self) -> "Policy":
         """The same lists, and nothing to spend."""
-        free_default = self.default_model if self.default_model.endswith(FREE_SUFFIX) else ""
+        is_free = self.default_model == FREE_ROUTER or self.default_model.endswith(FREE_SUFFIX)
+        free_default = self.default_model if is_free else ""
         return replace(self, daily_budget=Decimal(0), call_budget=Decimal(0), default_model=free_default)
 
 

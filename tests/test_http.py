@@ -25,10 +25,15 @@ from openrouter_mcp.sandbox import Fault
 def serving(*arguments: str, **settings: str) -> Generator[tuple[str, subprocess.Popen[bytes]]]:
     """`openrouter-mcp serve` on a free port; its address and the process."""
     with spawned("serve", "--port", "0", *arguments, **settings) as process:
-        assert process.stderr is not None
-        line = process.stderr.readline().decode()
-        assert line.startswith("openrouter-mcp: serving "), line
-        yield line.split()[-1], process
+        yield address_of(process), process
+
+
+def address_of(process: subprocess.Popen[bytes]) -> str:
+    """What its next line says it serves."""
+    assert process.stderr is not None
+    line = process.stderr.readline().decode()
+    assert line.startswith("openrouter-mcp: serving "), line
+    return line.split()[-1]
 
 
 def client_of(address: str, path: str, era: str) -> Client:
@@ -60,6 +65,29 @@ async def test_a_client_lists_asks_and_compares_over_http(address: str, path: st
         assert text.startswith("not_free: ")
         text, _, _ = await ask(client, "check_credits")
         assert "free requests left today" in text
+
+
+async def test_without_a_token_nothing_is_spent_whatever_is_set_and_it_says_so() -> None:
+    """Any process of the machine could ask."""
+    money = {"DAILY_BUDGET_USD": "5", "CALL_BUDGET_USD": "5", "DEFAULT_MODEL": "globex/large"}
+    settings = {f"OPENROUTER_MCP_{name}": value for name, value in money.items()}
+    with Upstream() as upstream, spawned("serve", "--port", "0", **upstream.settings, **settings) as process:
+        assert process.stderr is not None
+        note = process.stderr.readline().decode()
+        assert note == "openrouter-mcp: over HTTP without a token the budget is $0: free models only\n"
+        async with client_of(address_of(process), "/mcp", "auto") as client:
+            assert "at no cost" in (client.instructions or "")
+            _, record, _ = await ask(client, prompt="Why?", model="globex/large", max_cost_usd=5)
+            assert record["code"] == "not_free"
+            _, record, _ = await ask(client, "compare_models", prompt="Why?", models=["acme/tiny", "globex/large"])
+            assert [row["code"] for row in record["rows"]] == ["not_free", "not_free"]
+            assert upstream.sandbox.chats == []
+            _, record, is_error = await ask(client, prompt="Why?")  # not the default model that costs
+            assert not is_error
+            assert record["model"].endswith(":free")
+            _, record, _ = await ask(client, "check_credits")
+            assert record["budget_usd"] == "0"
+        assert upstream.sandbox.bill == 0
 
 
 async def test_clients_side_by_side_get_their_own_answers() -> None:

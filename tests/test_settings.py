@@ -1,6 +1,7 @@
-"""The environment as settings: where the key may go, and what is said of one that cannot be used."""
+"""The environment as settings: where the key may go, what may be spent and on whom, and what cannot be followed."""
 
 import os
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from support import CANARY
 
 from openrouter_mcp.errors import BadSetting
-from openrouter_mcp.settings import BASE_URL, LOOPBACK, OPENROUTER_HOSTS, Settings, load
+from openrouter_mcp.settings import BASE_URL, LOOPBACK, OPENROUTER_HOSTS, Policy, Settings, load
 
 ALLOW = {"OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL": "1"}
 
@@ -236,6 +237,219 @@ def test_every_address_accepted_leads_two_parsers_to_a_trusted_host(start: str, 
 def test_a_port_that_does_not_exist_is_refused(port: str) -> None:
     with pytest.raises(BadSetting):
         load({"OPENROUTER_BASE_URL": f"http://localhost:{port}/v1"})
+
+
+# --- what may be spent ----------------------------------------------------------------------------------------------
+
+DAILY, CALL, CONFIRM = (f"OPENROUTER_MCP_{name}_USD" for name in ("DAILY_BUDGET", "CALL_BUDGET", "CONFIRM_ABOVE"))
+MODELS, DENY, DEFAULT = (f"OPENROUTER_MCP_{name}" for name in ("MODELS", "MODELS_DENY", "DEFAULT_MODEL"))
+NO_AMOUNTS = ["-1", "+1", "-0", "1e3", "1E-3", "NaN", "nan", "inf", "Infinity", "free", "none", "$5", "5$", "5 USD",
+              "1,5", "1,000", "1_000", "1 000", ".5", "5.", "1.2.3", "0x5", "true", "\u0663", "\uff15", "5\u200b",
+              "1\n2", "0.0000000001", "12345678", "9" * 400, "0." + "9" * 400]  # fmt: skip
+
+
+def policy_of(**variables: str) -> Policy:
+    """The policy read from the variables, named without what they have in common."""
+    return load({f"OPENROUTER_MCP_{name}": value for name, value in variables.items()}).policy
+
+
+def test_without_a_word_on_money_nothing_is_spent_and_nobody_asked() -> None:
+    assert load({}).policy == Policy()
+    policy = load(dict.fromkeys((DAILY, CALL, CONFIRM, MODELS, DENY, DEFAULT), " ")).policy  # blank is not set
+    assert policy == Policy(Decimal(0), Decimal(0), None, (), (), "")
+
+
+@pytest.mark.parametrize("text", ["0", "00", "5", "5.00", "0.50", "0.000000001", "1234567.123456789"])
+@pytest.mark.parametrize("around", ["{}", " {}\n"], ids=["", "blanks around"])
+def test_a_plain_amount_is_taken_exactly(text: str, around: str) -> None:
+    written = around.format(text)
+    policy = load({DAILY: written, CALL: written, CONFIRM: written}).policy
+    assert policy.daily_budget == policy.call_budget == policy.confirm_above == Decimal(text)
+
+
+@pytest.mark.parametrize("text", NO_AMOUNTS, ids=lambda text: ascii(text[:12]))
+@pytest.mark.parametrize("name", [DAILY, CALL, CONFIRM])
+def test_what_is_not_plainly_an_amount_is_refused_and_not_guessed_at(name: str, text: str) -> None:
+    with pytest.raises(BadSetting, match=rf"^bad_setting: {name} must be a plain amount of US dollars") as caught:
+        load({DAILY: "5"} | {name: text})
+    assert len(str(caught.value)) < 200
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=12),
+        st.text("0123456789.+-eE_, \u0663", max_size=8),
+        st.floats().map(repr),
+        st.decimals(allow_nan=True, allow_infinity=True).map(str),
+    )
+)
+def test_whatever_is_taken_for_an_amount_is_the_number_a_person_reads(text: str) -> None:
+    try:
+        policy = load({DAILY: text}).policy
+    except BadSetting:
+        return
+    read = text.strip() or "0"
+    assert set(read) <= set("0123456789.")
+    assert policy.daily_budget == Decimal(read)
+    assert 0 <= policy.call_budget <= policy.daily_budget < 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("daily", "call", "most"),
+    [
+        ("5", "", "0.5"),
+        ("0.01", "", "0.001"),
+        ("5", "0.2", "0.2"),
+        ("5", "0", "0"),
+        ("5", "50", "5"),
+        ("0", "1", "0"),
+        ("", "1", "0"),
+    ],
+)
+def test_a_call_may_cost_a_tenth_of_the_day_or_what_is_said_and_never_more_than_the_day(
+    daily: str, call: str, most: str
+) -> None:
+    assert load({DAILY: daily, CALL: call}).policy.call_budget == Decimal(most)
+
+
+def test_to_be_asked_above_nothing_is_not_never_to_be_asked() -> None:
+    assert policy_of(CONFIRM_ABOVE_USD="0").confirm_above == 0
+    assert policy_of(CONFIRM_ABOVE_USD="").confirm_above is None
+
+
+# --- on whom --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("acme/tiny", ("acme/tiny",)),
+        ("acme/tiny:free", ("acme/tiny:free",)),
+        ("acme/", ("acme/",)),
+        (" acme/ ,\n globex/large,, ", ("acme/", "globex/large")),
+        ("a.b-c_1/X.2", ("a.b-c_1/X.2",)),
+        ("openrouter/free", ("openrouter/free",)),
+    ],
+)
+@pytest.mark.parametrize("name", [MODELS, DENY])
+def test_a_list_names_models_and_vendors(name: str, text: str, entries: tuple[str, ...]) -> None:
+    policy = load({name: text}).policy
+    assert (policy.allowed if name == MODELS else policy.denied) == entries
+    assert policy.restricts
+
+
+JUNK = ["acme", "/", "/tiny", "acme//", "acme/tiny/", "acme/*", "*", "acme/tiny:*", "acme/ tiny", "acme/tiny:", "none",
+        "acme/tiny:free:online", "~acme/tiny", "@preset/mine", "acme/tiny;x/y", "acme/tiny globex/large", "-/x",
+        '"acme/tiny"', "acme/t\u0456ny", "acme/tiny\u200b", "https://openrouter.ai/acme/tiny", "x" * 5000]  # fmt: skip
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=lambda text: ascii(text[:25]))
+@pytest.mark.parametrize("name", [MODELS, DENY])
+def test_a_list_with_junk_in_it_is_refused_and_not_read_in_part(name: str, junk: str) -> None:
+    for text in (junk, f"acme/tiny,{junk}", f"{junk},acme/"):
+        with pytest.raises(BadSetting, match=f"^bad_setting: {name}: ") as caught:
+            load({name: text})
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("text", [",", " , ,"])
+@pytest.mark.parametrize("name", [MODELS, DENY])
+def test_a_list_of_nothing_is_refused_and_does_not_allow_all(name: str, text: str) -> None:
+    with pytest.raises(BadSetting, match=f"{name} names no model"):
+        load({name: text})
+
+
+@pytest.mark.parametrize(
+    ("allowed", "denied", "admitted", "excluded"),
+    [
+        ("", "", "acme/tiny acme/tiny:free openrouter/free globex/large", ""),
+        ("acme/tiny", "", "acme/tiny", "acme/tiny:free acme/tiny2 acme/old globex/large openrouter/free"),
+        ("acme/tiny:free", "", "acme/tiny:free", "acme/tiny acme/old:free openrouter/free"),
+        ("acme/", "", "acme/tiny acme/tiny:free acme/old", "acmex/tiny xacme/tiny globex/large openrouter/free"),
+        ("acme/,openrouter/free", "", "acme/tiny openrouter/free", "globex/large"),
+        ("openrouter/", "", "openrouter/auto", "openrouter/free acme/tiny"),
+        ("", "acme/tiny", "acme/old acme/tiny2 globex/large", "acme/tiny acme/tiny:free acme/tiny:x openrouter/free"),
+        ("", "acme/tiny:free", "acme/tiny", "acme/tiny:free openrouter/free"),
+        ("", "acme/", "acmex/tiny globex/large", "acme/tiny acme/tiny:free openrouter/free"),
+        ("acme/", "acme/tiny", "acme/old acme/old:free", "acme/tiny acme/tiny:free globex/large"),
+        ("acme/tiny:free", "acme/tiny", "", "acme/tiny:free acme/tiny"),
+        ("acme/,openrouter/free", "acme/tiny", "acme/old", "openrouter/free"),
+    ],
+)
+def test_a_denied_model_takes_its_variants_along_and_an_allowed_one_is_that_very_id(
+    allowed: str, denied: str, admitted: str, excluded: str
+) -> None:
+    policy = load({MODELS: allowed, DENY: denied}).policy
+    assert [model for model in admitted.split() if not policy.admits(model)] == []
+    assert [model for model in excluded.split() if policy.admits(model)] == []
+
+
+NAMED = ["acme/", "globex/", "acme/tiny", "acme/tiny:free", "globex/large", "openrouter/free"]
+ENTRIES = st.lists(st.sampled_from(NAMED), max_size=3)
+ASKED = st.builds("{}{}".format, st.sampled_from(["acme/tiny", "acme/old", "globex/large", "openrouter/free"]),
+                  st.sampled_from(["", ":free", ":x"]))  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(ENTRIES, ENTRIES, ENTRIES, ASKED)
+def test_to_deny_more_never_admits_more_and_to_allow_more_never_admits_less(
+    allowed: list[str], denied: list[str], more: list[str], model: str
+) -> None:
+    policy = Policy(allowed=tuple(allowed), denied=tuple(denied))
+    if Policy(allowed=tuple(allowed), denied=(*denied, *more)).admits(model):
+        assert policy.admits(model)
+    if allowed and policy.admits(model):
+        assert Policy(allowed=(*allowed, *more), denied=tuple(denied)).admits(model)
+        assert model.partition("/")[0] + "/" not in denied
+        assert model not in denied
+
+
+# --- the default model ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "daily"), [("acme/tiny:free", ""), ("openrouter/free", ""), ("acme/tiny", "5"), ("acme/tiny:free", "5")]
+)
+def test_a_default_model_is_taken_where_it_can_be_asked(model: str, daily: str) -> None:
+    assert load({DEFAULT: f" {model} ", DAILY: daily}).policy.default_model == model
+
+
+@pytest.mark.parametrize(
+    ("variables", "why"),
+    [
+        ({DEFAULT: "tiny"}, "one model's id"),
+        ({DEFAULT: "acme/"}, "one model's id"),
+        ({DEFAULT: "acme/tiny:free,acme/old:free"}, "one model's id"),
+        ({DEFAULT: "acme/tiny:free:online"}, "one model's id"),
+        ({DEFAULT: "@preset/mine", DAILY: "5"}, "one model's id"),
+        ({DEFAULT: "~acme/tiny-latest", DAILY: "5"}, "one model's id"),
+        ({DEFAULT: "acme/tiny\u200b:free"}, "one model's id"),
+        ({DEFAULT: "acme/tiny"}, "is not free, and the budget of the day is \\$0"),
+        ({DEFAULT: "acme/tiny", DAILY: "0.00", CALL: "1"}, "is not free, and the budget of the day is \\$0"),
+        ({DEFAULT: "acme/tiny:free", DENY: "acme/tiny"}, "the lists of models exclude"),
+        ({DEFAULT: "acme/tiny:free", MODELS: "acme/tiny"}, "the lists of models exclude"),
+        ({DEFAULT: "openrouter/free", DENY: "acme/"}, "the lists of models exclude"),
+    ],
+)
+def test_a_default_model_that_could_never_be_asked_is_refused(variables: dict[str, str], why: str) -> None:
+    with pytest.raises(BadSetting, match=f"^bad_setting: {DEFAULT} .*{why}"):
+        load(variables)
+
+
+@pytest.mark.parametrize(
+    ("model", "kept"),
+    [("acme/tiny", ""), ("acme/tiny:free", "acme/tiny:free"), ("openrouter/free", "openrouter/free"), ("", "")],
+)
+def test_without_money_the_lists_stay_and_a_default_model_that_costs_does_not(model: str, kept: str) -> None:
+    lists = {MODELS: "acme/,openrouter/free"}
+    policy = load({DAILY: "5", CALL: "1", CONFIRM: "0.1", DEFAULT: model, **lists}).policy
+    poor = policy.without_money()
+    assert poor.daily_budget == poor.call_budget == 0
+    assert poor.default_model == kept
+    assert (poor.allowed, poor.denied, poor.confirm_above) == (policy.allowed, policy.denied, Decimal("0.1"))
+    assert load({DAILY: "5", DENY: "acme/"}).policy.without_money().denied == ("acme/",)
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Cont
 from pydantic import BaseModel, Field
 
 from openrouter_mcp.app import App
-from openrouter_mcp.compare import vet_all
+from openrouter_mcp.compare import require_distinct, vet_all
 from openrouter_mcp.guard import in_words
+from openrouter_mcp.records import FREE_ROUTER
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.text import one_line, usd
 from openrouter_mcp.tools.arguments import CurrentApp
@@ -36,7 +37,7 @@ async def cost_of_asking(
     """What is to be asked about for `ask_model`; nothing when nobody needs to be."""
     model = model or app.guard.default_model(max_cost_usd)
     request = ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens)
-    return await _above_limit(app, [request] if model else [], max_cost_usd)
+    return await _above_limit(app, [request] if model not in ("", FREE_ROUTER) else [], max_cost_usd)
 
 
 async def cost_of_comparing(
@@ -49,6 +50,7 @@ async def cost_of_comparing(
     max_cost_usd: Decimal | None,
 ) -> list[Vetted]:
     """The same for `compare_models`."""
+    require_distinct(models)
     requests = [ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens) for model in models]
     return await _above_limit(app, requests, max_cost_usd)
 
@@ -57,9 +59,13 @@ async def _above_limit(app: App, requests: Sequence[ChatRequest], max_cost: Deci
     purse = app.guard.purse(max_cost)
     if purse.agreed is None or purse.limit <= purse.agreed or not requests:
         return []
+    app.client.require_key()
     await app.guard.require_open()
     vetted, _ = await vet_all(app.guard, requests, purse)
-    return vetted if _worst(vetted) > purse.agreed else []
+    if _worst(vetted) <= purse.agreed:
+        return []
+    await app.guard.require_left(vetted)  # nobody is asked about what is refused anyway
+    return vetted
 
 
 def _worst(vetted: Sequence[Vetted]) -> Decimal:
