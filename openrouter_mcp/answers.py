@@ -112,7 +112,11 @@ class Answers:
         finally:
             with anyio.CancelScope(shield=True):
                 answer.warning = await self._guard.settle(
-                    permit, answer.usage, answer.served, answer.generation_id, outcome
+                    permit,
+                    answer.usage,
+                    answer.served,
+                    answer.generation_id,
+                    None if answer.begun else outcome,  # what ran may cost, however it ended
                 )
 
     async def _wait(self, held: Held, call: "_Call") -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import anyio
+import anyio.lowlevel
 import httpx2
 
 from openrouter_mcp import __version__, failures, reading, records, wire
@@ -147,6 +148,7 @@ class OpenRouter:
         """A 200 reply, its body unread; every other status is raised as what it means."""
         with _as_our_errors():
             client = self._client()
+            await anyio.lowlevel.checkpoint()  # who was cancelled meanwhile sends nothing and spends no permit
             request = client.build_request(
                 method, self._settings.base_url + path, headers=headers, content=permit.spend() if permit else None
             )
@@ -190,7 +192,7 @@ def _as_our_errors() -> Generator[None]:
     except httpx2.TimeoutException as error:
         raise Timeout("OpenRouter fell silent; the connection was closed.") from error
     except httpx2.TransportError as error:
-        raise Network("The connection to OpenRouter broke before its reply was complete. Try again later.") from error
+        raise Network("The connection to OpenRouter broke before its reply was complete.") from error
 
 
 def _unreached(error: httpx2.TransportError) -> Network:

@@ -125,11 +125,16 @@ class Guard:
         await self._catalog.trusted()
 
     async def vet(self, request: ChatRequest, purse: Purse) -> Vetted:
-        """Check and price `request` without reserving or sending anything.
+        """Check and price `request` without reserving or sending anything, its output limit one that both `purse` and
+        what is left of the day bear.
 
         Raises:
             OpenRouterMCPError: as `vetting.vet` does.
         """
+        if purse.limit:
+            today = await self.budget()
+            if Decimal(0) < today.left < purse.left:
+                purse = replace(purse, limit=purse.held + today.left, name=_of_the_day(today))
         return await vet(request, self._catalog, self.policy, purse)
 
     async def permit(
@@ -151,7 +156,10 @@ class Guard:
         async with AsyncExitStack() as unless_permitted:
             if held:
                 unless_permitted.push_async_callback(self.give_back, held)
-            vetted = await self.vet(request, held.as_purse if held else purse)
+            if held and held.charge:
+                vetted = await vet(request, self._catalog, self.policy, held.as_purse)
+            else:
+                vetted = await self.vet(request, purse)
             if held and not held.serves(vetted):  # the catalogue has changed since
                 await self.give_back(held)
                 held = None
@@ -220,9 +228,8 @@ class Guard:
     def _over_the_day(self, what: str, spent: Spent) -> OverBudget:
         budget = Budget(self.policy.daily_budget, self.policy.call_budget, spent, ())
         return OverBudget(
-            f"{what}; the budget of the day is {usd(budget.daily)}, of which {usd(budget.left)} is left "
-            f"({usd(spent.held)} is held for calls whose cost is not known yet). Nothing was sent. The day "
-            "ends at 00:00 UTC; free models can be asked until then."
+            f"{what}; {_of_the_day(budget)}, of which {usd(budget.left)} is left. Nothing was sent. The day ends at "
+            "00:00 UTC; free models can be asked until then."
         )
 
     async def give_back(self, held: Held) -> None:
@@ -255,7 +262,7 @@ class Guard:
             await self.give_back(permit.held)
             return ""
         charge, cost = permit.held.charge, usage.cost
-        if cost is None and not generation and outcome not in (None, Outcome.LOST, Outcome.BROKE):
+        if cost is None and outcome not in (None, Outcome.LOST, Outcome.BROKE):
             cost = Decimal(0)  # refused before anything ran
         if charge and cost is None:
             await self._ledger.spending.leave_open(charge, generation)
@@ -268,6 +275,11 @@ class Guard:
             await self._ledger.spending.close(f"{wrong} (generation {generation or 'unknown'})")
             return f"{wrong}. The guard is closed: nothing more is sent until the user has seen this. Tell the user."
         return audit.unplaced(permit.vetted, served, known)
+
+
+def _of_the_day(budget: Budget) -> str:
+    held = f" ({usd(budget.spent.held)} is held for calls whose cost is not known yet)" if budget.spent.held else ""
+    return f"the budget of the day is {usd(budget.daily)}{held}"
 
 
 def in_words(priced: Sequence[Vetted]) -> str:

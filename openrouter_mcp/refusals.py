@@ -96,3 +96,4 @@ class MayHaveBeenBilled(OpenRouterMCPError):
             f"{usd(held)} may have been billed for it ({which}) and stays reserved until OpenRouter tells. Asking "
             "again would cost again: decide whether it is worth that."
         )
+        self.sent = True

@@ -12,8 +12,8 @@ from openrouter_mcp.wire import MAX_REPLY_BYTES, Event, Usage
 @dataclass
 class Answer:
     """What one model said. `models` were asked, `served` answered; `problem` says why the text is not whole,
-    `warning` what else is wrong, and `allowance` what is left of the day. `held` USD stay reserved while its cost is
-    not known."""
+    `warning` what else is wrong, and `allowance` what is left of the day. `begun`: OpenRouter took the request. `held`
+    USD stay reserved while its cost is not known."""
 
     models: tuple[str, ...]
     served: str = ""
@@ -23,6 +23,7 @@ class Answer:
     usage: Usage = field(default_factory=Usage)
     problem: str = ""
     warning: str = ""
+    begun: bool = False
     held: Decimal = Decimal(0)
     seconds: float = 0.0
     attempts: int = 0
@@ -64,6 +65,7 @@ class Pieces:
 async def gather(events: AsyncIterator[Event], answer: Answer, pieces: Pieces) -> None:
     """Note what comes until it ends, fails, or is too much."""
     async for event in events:
+        answer.begun = True
         _note(answer, event)
         pieces.add(event)
         if event.failure:

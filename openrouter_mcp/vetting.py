@@ -117,11 +117,11 @@ class _Around:
 
     def two_priced(self, request: ChatRequest) -> list[str]:
         """Two that the purse bears, the most capable first."""
-        tokens = _prompt_tokens(request)
+        tokens, least = _prompt_tokens(request), min(_FEWEST_TOKENS, request.max_tokens)
         bounded = [(model, dearest(model)) for model in self.admitted() if not _unlisted(model.id)]
         bearable = [
             model for model, prices in bounded
-            if prices and prices != Prices() and prices.cost(tokens, request.max_tokens) <= self.purse.left
+            if prices and prices != Prices() and prices.cost(tokens, least) <= self.purse.left
         ]  # fmt: skip
         return _ids(choice.ranked(bearable))
 
@@ -195,7 +195,7 @@ def _priced(request: ChatRequest, entries: Iterable[Model], around: _Around) -> 
         if is_free(entry):
             continue
         bound = dearest(entry)
-        if not around.purse.limit:
+        if not around.purse.limit or entry.id.endswith(FREE_SUFFIX):  # what is called free is never bought
             reason = "is listed with a price that is not plainly zero"
             raise NotFree(entry.id, reason, around.purse.name, around.two_free())
         if bound is None:

@@ -150,4 +150,4 @@ def _text(amount: Decimal) -> str:
 
 def _usd(text: object) -> Decimal:
     amount = price(text)
-    return _TOO_MUCH if amount is None else amount
+    return _TOO_MUCH if amount is None else amount.normalize()

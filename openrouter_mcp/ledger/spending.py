@@ -13,7 +13,7 @@ from openrouter_mcp.ledger import money
 from openrouter_mcp.ledger.money import Charge, Closure, Spent
 from openrouter_mcp.ledger.shelf import Shelf
 from openrouter_mcp.ledger.sqlite import Book
-from openrouter_mcp.refusals import CannotReserve
+from openrouter_mcp.refusals import CannotReserve, GuardClosed
 from openrouter_mcp.wire import Usage
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,11 @@ class Spending:
 
         Raises:
             CannotReserve: when there is no book that says what was spent.
+            GuardClosed: when an earlier call turns out to have cost more than was held for it.
         """
         await self.learn()
+        if closed := await self.closures():  # by what was learned just now
+            raise GuardClosed(closed[0].reason)
 
         def hold(book: Book) -> list[Charge] | Spent | None:
             if self._shelf.warning or self._shelf.set_aside:
