@@ -17,7 +17,7 @@ def overcharged(vetted: Vetted, usage: Usage) -> str:
         return (
             f"a call to {model} cost {usd(usage.cost)}{key}, and {usd(vetted.worst)} was the most it was permitted to"
         )
-    if vetted.worst == 0 and (usage.unclear or (usage.own_key and usage.cost is None)):
+    if vetted.worst == 0 and usage.untold:
         return f"a call to {model} was permitted as free, and OpenRouter reports a cost for it that cannot be read"
     return ""
 
@@ -28,7 +28,8 @@ def outsider(vetted: Vetted, served: str, known: Iterable[Model]) -> str:
         return ""
     listed = [model for model in known if served in _names(model)]
     if listed and all(_is_dearer(model, vetted) for model in listed):
-        return f"{vetted.request.model} was asked, and {listed[0].id} answered, which costs more than was permitted"
+        dearer = one_line(listed[0].id, 100)
+        return f"{vetted.request.model} was asked, and {dearer} answered, which costs more than was permitted"
     return ""
 
 

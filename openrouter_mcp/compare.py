@@ -37,9 +37,9 @@ async def three_free(catalog: Catalog, ledger: Ledger, guard: Guard) -> list[str
 
 def require_distinct(models: Sequence[str]) -> None:
     """Raise InvalidRequest when a model is named twice."""
-    twice = sorted({model for model in models if list(models).count(model) > 1})
-    if twice:
-        raise InvalidRequest(f"{', '.join(twice)} is named twice; each model is asked once.")
+    twice = next((model for model in models if list(models).count(model) > 1), None)
+    if twice is not None:
+        raise InvalidRequest(f"{twice[:200]!r} is named twice; each model is asked once.")
 
 
 async def compare(

@@ -11,8 +11,9 @@ from openrouter_mcp.text import usd
 # No sign, blank or exponent: "-1" marks a dynamic price, and what is not plainly a number is not plainly nothing.
 _PLAIN = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?", re.ASCII)
 _REQUIRED = ("prompt", "completion")
-# Keys of `pricing` and of its `overrides` that are no prices: https://openrouter.ai/docs/api-reference/models
-_NOT_PRICES = frozenset({"discount", "overrides", "min_prompt_tokens", "utc_start", "utc_end"})
+# Keys of `pricing`, and of its `overrides` alone, that are no prices: https://openrouter.ai/docs/api-reference/models
+_NOT_PRICES = frozenset({"discount", "overrides"})
+_CONDITIONS = frozenset({"min_prompt_tokens", "utc_start", "utc_end"})
 # What each price is counted as in `Prices`. A token that goes in may cost any of the prices for input, in whatever form
 # it goes. Some are for what is never asked for: the paid plugins are off, and models that write anything but text are
 # refused. A price of a name that is not here cannot be counted.
@@ -53,8 +54,8 @@ def _prices(pricing: Mapping[str, object]) -> list[tuple[str, object]]:
     overrides = pricing.get("overrides", [])
     if not isinstance(overrides, list) or not all(isinstance(e, Mapping) and "overrides" not in e for e in overrides):
         return [("overrides", None)]
-    listed = [pricing, *overrides]
-    return [(name, value) for prices in listed for name, value in prices.items() if name not in _NOT_PRICES]
+    conditional = [pair for entry in overrides for pair in entry.items() if pair[0] not in _CONDITIONS]
+    return [(name, value) for name, value in [*pricing.items(), *conditional] if name not in _NOT_PRICES]
 
 
 # --- the most a call can cost ---------------------------------------------------------------------------------------

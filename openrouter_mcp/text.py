@@ -9,6 +9,7 @@ from typing import Any
 # Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
 _KEPT = frozenset("\n\t\u200c\u200d")
 _CENTS = Decimal("0.01")
+_BEYOND = Decimal(10**9)  # USD; more of it says no more
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co"})  # what this Python does not know yet may be tomorrow's emoji
 
 
@@ -83,6 +84,8 @@ def usd(amount: Decimal) -> str:
 
 def about_usd(amount: Decimal) -> str:
     """Two figures that say something, rounded up: an estimate does not pretend to know more."""
+    if amount > _BEYOND:
+        return f"over {usd(_BEYOND)}"
     if amount <= 0 or amount == amount.quantize(_CENTS):
         return usd(amount)
     place = Decimal(1).scaleb(amount.adjusted() - 1)

@@ -80,8 +80,12 @@ def _note(answer: Answer, event: Event) -> None:
     answer.provider = event.provider or answer.provider
     answer.generation_id = event.generation_id or answer.generation_id
     answer.finish_reason = event.finish_reason or answer.finish_reason
-    if event.usage and (event.usage.cost or 0) >= (answer.usage.cost or 0):  # said twice: the dearer one counts
+    if event.usage and _weight(event.usage) >= _weight(answer.usage):  # said twice: the worse one counts
         answer.usage = event.usage
+
+
+def _weight(usage: Usage) -> tuple[bool, Decimal]:
+    return usage.untold, usage.cost or Decimal(0)
 
 
 def ended_early(finish_reason: str, max_tokens: str) -> str:

@@ -66,6 +66,11 @@ class Usage:
     own_key: bool = False
     unclear: bool = False
 
+    @property
+    def untold(self) -> bool:
+        """Whether there may have been a cost that nobody can name."""
+        return self.cost is None and (self.unclear or self.own_key)
+
 
 @dataclass(frozen=True)
 class Event:

@@ -3,6 +3,7 @@
 import sys
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import anyio
 
@@ -32,33 +33,39 @@ def doctor(settings: Settings, *, sandbox: bool, acknowledge: bool) -> int:
     if warning or not (closures or broken):
         print("There is nothing to acknowledge." if not warning else "That book must be usable first.")
         return 1 if warning else 0
-    return _acknowledge(settings, closures, sandbox=sandbox)
+    return _acknowledge(settings, closures, broken, sandbox=sandbox)
 
 
-async def _look(settings: Settings, *, sandbox: bool) -> tuple[list[Closure], list[str], str]:
+async def _look(settings: Settings, *, sandbox: bool) -> tuple[list[Closure], list[Path], str]:
     """Print the budget; what keeps requests from being sent: closures, books set aside, a warning about the book."""
     async with opened(settings, sandbox=sandbox) as app:
         budget, standing = await app.guard.budget(), await app.ledger.standing()
         print(f"budget   {usd(budget.left)} of {usd(budget.daily)} left today, {usd(budget.call)} a call")
-        return list(budget.closures), [str(book) for book in app.ledger.spending.set_aside], standing.warning
+        return list(budget.closures), app.ledger.spending.set_aside, standing.warning
 
 
-def _acknowledge(settings: Settings, seen: list[Closure], *, sandbox: bool) -> int:
+def _acknowledge(settings: Settings, closures: list[Closure], broken: list[Path], *, sandbox: bool) -> int:
     """Open the guard again, for a person at a terminal who types the word: an agent has no business here."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("This needs a person at a terminal; nothing was changed.", file=sys.stderr)
         return 1
-    if input(f"Type {_WORD} to let requests be sent again: ").strip() != _WORD:
+    print(f"Type {_WORD} to let requests be sent again: ", end="", flush=True)
+    if sys.stdin.readline().strip() != _WORD:
         print("Nothing was changed.")
         return 1
-    anyio.run(partial(_reopen, settings, seen, sandbox=sandbox))
-    print("The guard is open.")
-    return 0
+    if anyio.run(partial(_reopen, settings, closures, broken, sandbox=sandbox)):
+        print("The guard is open.")
+        return 0
+    print("Something else has closed the guard meanwhile: look again.")
+    return 1
 
 
-async def _reopen(settings: Settings, seen: list[Closure], *, sandbox: bool) -> None:
+async def _reopen(settings: Settings, closures: list[Closure], broken: list[Path], *, sandbox: bool) -> bool:
+    """Clear what was shown; whether that was all."""
     async with opened(settings, sandbox=sandbox) as app:
-        await app.ledger.spending.acknowledge(seen)
+        spending = app.ledger.spending
+        await spending.acknowledge(closures, broken)
+        return not (await spending.closures() or spending.set_aside)
 
 
 def _moment(at: float) -> str:

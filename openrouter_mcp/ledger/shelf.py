@@ -2,7 +2,7 @@
 
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -53,9 +53,9 @@ class Shelf:
         """Broken books that nobody has acknowledged: what they said was spent is not known."""
         return list(self._folder.glob(f"{_BOOK}{_BROKEN}*")) if self._folder else []
 
-    def forget_set_aside(self) -> None:
-        """A person has seen that a book broke; the files stay, under another name."""
-        for broken in self.set_aside:
+    def forget_set_aside(self, seen: Sequence[Path]) -> None:
+        """A person has `seen` that these books broke; the files stay, under another name."""
+        for broken in seen:
             broken.replace(broken.with_name(broken.name.replace(_BROKEN, _SEEN)))
 
     async def aclose(self) -> None:

@@ -116,7 +116,7 @@ class Spending:
         """Broken books that nobody has acknowledged: while there are any, nothing that costs is sent."""
         return self._shelf.set_aside
 
-    async def acknowledge(self, seen: Sequence[Closure]) -> None:
-        """A person has `seen` why, and what was set aside: send again."""
+    async def acknowledge(self, seen: Sequence[Closure], broken: Sequence[Path]) -> None:
+        """A person has `seen` why, and that these books are `broken`: send again."""
         await self._shelf.use(money.acknowledge, seen)
-        await anyio.to_thread.run_sync(self._shelf.forget_set_aside)
+        await anyio.to_thread.run_sync(self._shelf.forget_set_aside, broken)

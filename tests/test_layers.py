@@ -1,0 +1,272 @@
+"""Money: each of the guard's four layers stops a request that costs by itself, and no path goes round them."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client
+from support import SETTINGS, ask, connected
+
+from openrouter_mcp import audit, choice, guard, vetting
+from openrouter_mcp.pricing import Prices
+from openrouter_mcp.records import Model
+from openrouter_mcp.sandbox import Sandbox, faults
+from openrouter_mcp.settings import Policy
+
+FREE_ONLY, BUDGETED = Policy(), Policy(daily_budget=Decimal(5), call_budget=Decimal(1))
+
+# --- the layers, and how to do without them ---------------------------------------------------------------------------
+
+
+def _without_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the id, it may be asked."""
+
+    def listed(model: str, _: object, around: Any) -> list[Model]:
+        return [around.known[model]] if model in around.known else []
+
+    monkeypatch.setattr(vetting, "_listed", listed)
+
+
+def _without_prices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is taken for free, and for within the budget."""
+    monkeypatch.setattr(
+        vetting,
+        "_priced",
+        lambda request, entries, _: vetting.Vetted(request, tuple(entries), Prices(), Decimal(0), Decimal(0)),
+    )
+    monkeypatch.setattr(vetting, "_within", lambda vetted, *_: vetted)
+
+
+def _without_wire(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenRouter is told neither a limit nor to leave its paid plugins off."""
+    monkeypatch.setattr(Prices, "max_price", lambda _: {})
+    monkeypatch.setattr(guard, "_PAID_PLUGINS_OFF", ())
+
+
+def _without_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at what it cost, or at who answered."""
+    monkeypatch.setattr(audit, "overcharged", lambda *_: "")
+    monkeypatch.setattr(audit, "outsider", lambda *_: "")
+
+
+OFF = {"names": _without_names, "prices": _without_prices, "wire": _without_wire, "audit": _without_audit}
+
+FREE_WITH_PLUGINS = "acme/tiny:free"  # of an account that switches a paid plugin on for every request
+# Models that cost where nothing holds them, and the layers that each hold them alone.
+COSTLY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("acme/tiny", "globex/tiered", "openrouter/auto", "~acme/tiny-latest"), tuple(OFF)),
+    **dict.fromkeys(("acme/tiny:free:online", "@preset/mine", "acme/tiny:nitro"), ("names", "audit")),
+    **dict.fromkeys(("trap/completion:free", "trap/null:free", "trap/overrides:free"), ("prices", "wire", "audit")),
+    **dict.fromkeys(("trap/unknown:free", "trap/small-exponent:free"), ("prices", "audit")),
+    FREE_WITH_PLUGINS: ("wire", "audit"),
+}
+PROMPT = "Which of these is the dearest? " * 4  # long enough for the price that comes with longer prompts
+
+
+@pytest.fixture
+def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+    """OpenRouter, with the account's own plugin where that is what costs."""
+    sandbox = Sandbox()
+    if request.node.callspec.params["model"] == FREE_WITH_PLUGINS:
+        sandbox.account.default_plugins = ["web"]
+    return sandbox
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *layers: str) -> None:
+    for layer in layers:
+        OFF[layer](monkeypatch)
+
+
+@pytest.mark.parametrize("model", COSTLY)
+async def test_with_no_layer_at_all_the_request_is_billed(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    """So that the tests below can fail."""
+    without(monkeypatch, *OFF)
+    async with connected(sandbox) as client:
+        text, _, is_error = await ask(client, prompt=PROMPT, model=model)
+        bill = sandbox.bill
+        await ask(client, prompt=PROMPT, model=model)
+    assert not is_error
+    assert not text.startswith("[warning")
+    assert 0 < bill < sandbox.bill
+
+
+@pytest.mark.parametrize(
+    ("model", "layer"), [(model, layer) for model, layers in COSTLY.items() for layer in layers if layer != "audit"]
+)
+async def test_one_layer_alone_keeps_the_bill_at_nothing(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, model: str, layer: str
+) -> None:
+    without(monkeypatch, *(other for other in OFF if other != layer))
+    async with connected(sandbox) as client:
+        await ask(client, prompt=PROMPT, model=model)
+        await ask(client, "compare_models", prompt=PROMPT, models=[model, "globex/large:free"])
+    assert sandbox.bill == 0
+    if layer != "wire":  # which stops it at OpenRouter's door
+        assert model not in [chat.body["model"] for chat in sandbox.chats]
+
+
+@pytest.mark.parametrize("model", COSTLY)
+async def test_the_last_layer_alone_lets_no_second_request_leave_any_process(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, model: str
+) -> None:
+    without(monkeypatch, "names", "prices", "wire")
+    shared = replace(SETTINGS, state_dir=tmp_path)
+    async with connected(sandbox, settings=shared) as client, connected(sandbox, settings=shared) as sibling:
+        text, record, is_error = await ask(client, prompt=PROMPT, model=model)
+        assert not is_error
+        assert text.startswith("[warning: ")
+        assert "No real model has read this." in text  # it is paid for, so it is delivered
+        assert record["warning"]
+        bill = sandbox.bill
+        assert bill > 0
+        for other in (client, sibling):
+            for asked in (model, "globex/large:free", ""):
+                _, record, is_error = await ask(other, prompt=PROMPT, model=asked)
+                assert (is_error, record["code"]) == (True, "guard_closed")
+    async with connected(sandbox, settings=shared) as later:
+        _, record, _ = await ask(later, "compare_models", prompt=PROMPT)
+        assert record["code"] == "guard_closed"
+    assert len(sandbox.chats) == 1
+    assert sandbox.bill == bill
+
+
+@pytest.mark.parametrize("model", ["openrouter/auto", "openrouter/new", "~acme/tiny-latest", "acme/tiny:nitro"])
+async def test_what_leads_elsewhere_is_refused_at_any_budget_whatever_price_it_is_listed_with(
+    sandbox: Sandbox, model: str
+) -> None:
+    row = next(row for row in sandbox.catalog if row["id"] == "acme/tiny")
+    sandbox.catalog[:] = [row for row in sandbox.catalog if row["id"] != model]
+    sandbox.catalog.append(row | {"id": model})
+    async with connected(sandbox, settings=replace(SETTINGS, policy=BUDGETED)) as client:
+        text, record, _ = await ask(client, prompt=PROMPT, model=model)
+    assert record["code"] == "cannot_verify_price"
+    assert "Name a model, such as initech/cache or globex/large." in text
+    assert sandbox.chats == []
+
+
+async def test_a_choice_of_ours_that_errs_costs_nothing_at_any_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    sandbox = Sandbox()
+    monkeypatch.setattr(choice, "_can_be_asked", lambda model: ":" not in model.id)
+    async with connected(sandbox, settings=replace(SETTINGS, policy=BUDGETED)) as client:
+        for tool in ("ask_model", "compare_models"):
+            _, record, is_error = await ask(client, tool, prompt=PROMPT)
+            assert (is_error, record["code"]) == (True, "not_free")
+    assert sandbox.chats == []
+
+
+# --- every path to OpenRouter's models --------------------------------------------------------------------------------
+
+Walk = Callable[[Client, Sandbox, str], Awaitable[None]]
+
+
+def tempting(sandbox: Sandbox, model: str) -> None:
+    """Let `model` be what anybody would choose who did not look at the price."""
+    for row in sandbox.catalog:
+        if row["id"] == model:
+            row["benchmarks"] = {"artificial_analysis": {"intelligence_index": 99.0}}
+            row["context_length"] = 10_000_000
+
+
+async def named(client: Client, _: Sandbox, model: str) -> None:
+    await ask(client, prompt="Hi", model=model)
+
+
+async def named_for_nothing(client: Client, _: Sandbox, model: str) -> None:
+    await ask(client, prompt="Hi", model=model, max_cost_usd=0)
+
+
+async def unnamed(client: Client, sandbox: Sandbox, model: str) -> None:
+    tempting(sandbox, model)
+    await ask(client, prompt="Hi")
+
+
+async def unnamed_for_nothing(client: Client, sandbox: Sandbox, model: str) -> None:
+    tempting(sandbox, model)
+    await ask(client, prompt="Hi", max_cost_usd=0)
+
+
+async def compared(client: Client, _: Sandbox, model: str) -> None:
+    await ask(client, "compare_models", prompt="Hi", models=[model, "globex/large:free"])
+
+
+async def compared_for_nothing(client: Client, _: Sandbox, model: str) -> None:
+    await ask(client, "compare_models", prompt="Hi", models=[model, "globex/large:free"], max_cost_usd=0)
+
+
+async def compared_unnamed(client: Client, sandbox: Sandbox, model: str) -> None:
+    tempting(sandbox, model)
+    await ask(client, "compare_models", prompt="Hi")
+
+
+async def second_try(client: Client, sandbox: Sandbox, model: str) -> None:
+    """Whoever is asked first fails, and another model is looked for."""
+    tempting(sandbox, model)
+    sandbox.fail(faults.server_error(503))
+    await ask(client, prompt="Hi", model="openrouter/free")
+
+
+async def second_try_after_a_rise(client: Client, sandbox: Sandbox, model: str) -> None:
+    """The first try fails, and by the second the catalogue says that everything costs."""
+    await ask(client, "list_free_models")
+    for row in sandbox.catalog:
+        row["pricing"] = {"prompt": "0.000001", "completion": "0.000001"}
+    sandbox.fail(faults.server_error(503))
+    await ask(client, "compare_models", prompt="Hi", models=["acme/tiny:free", model])
+
+
+async def fallbacks(client: Client, sandbox: Sandbox, model: str) -> None:
+    """OpenRouter goes on to the next of the models it was sent, which have all become dear since they were vetted."""
+    tempting(sandbox, model)
+    await ask(client, "list_free_models")
+    for row in sandbox.catalog:
+        if row["id"] != "globex/large:free":
+            row["pricing"] = {"prompt": "0.000001", "completion": "0.000001"}
+    sandbox.fail(faults.server_error(503), times=None, model="globex/large:free")
+    await ask(client, prompt="Hi")
+
+
+# Whoever adds a way to ask a model adds its row: the way, what the server may spend, whether the model is its default
+# too, and how many requests leave: free ones, so that the row shows that it got as far as sending.
+PATHS: dict[str, tuple[Walk, Policy, bool, int]] = {
+    "ask_model, named": (named, FREE_ONLY, False, 0),
+    "ask_model, named, max_cost_usd 0": (named_for_nothing, BUDGETED, False, 0),
+    "ask_model, unnamed": (unnamed, BUDGETED, False, 1),
+    "ask_model, by default": (unnamed, FREE_ONLY, True, 1),
+    "ask_model, by default, max_cost_usd 0": (unnamed_for_nothing, BUDGETED, True, 1),
+    "compare_models, named": (compared, FREE_ONLY, False, 1),
+    "compare_models, named, max_cost_usd 0": (compared_for_nothing, BUDGETED, False, 1),
+    "compare_models, unnamed": (compared_unnamed, BUDGETED, False, 3),
+    "a second try": (second_try, BUDGETED, False, 2),
+    "a second try after a rise": (second_try_after_a_rise, FREE_ONLY, False, 1),
+    "fallbacks": (fallbacks, FREE_ONLY, False, 2),
+}
+NOT_FREE = (
+    "acme/tiny",
+    "openrouter/auto",
+    "@preset/mine",
+    "acme/tiny:free:online",
+    "stealth/heron-alpha",
+    "trap/overrides:free",
+    "trap/request:free",
+)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("model", NOT_FREE)
+async def test_no_path_sends_what_is_not_free(sandbox: Sandbox, path: str, model: str) -> None:
+    walk, policy, is_default, requests = PATHS[path]
+    settings = replace(SETTINGS, policy=replace(policy, default_model=model if is_default else ""))
+    async with connected(sandbox, settings=settings) as client:
+        await walk(client, sandbox, model)
+    assert len(sandbox.chats) == (0 if is_default and model.endswith(":free") else requests)  # asked for, and refused
+    for chat in sandbox.chats:
+        asked = [chat.body["model"], *chat.body.get("models", [])]
+        assert model not in asked
+        assert all(id_.endswith(":free") for id_ in asked)
+        assert set(chat.body["provider"]["max_price"].values()) == {"0"}
+    assert sandbox.bill == 0
