@@ -24,7 +24,7 @@ def overcharged(vetted: Vetted, usage: Usage) -> str:
 
 def outsider(vetted: Vetted, served: str, known: Iterable[Model]) -> str:
     """What is wrong with who `served`, if anything: a listed model that was not permitted and can be dearer."""
-    if _was_permitted(vetted, served, known):
+    if _was_permitted(vetted, served):
         return ""
     listed = [model for model in known if served in _names(model)]
     if listed and all(_is_dearer(model, vetted) for model in listed):
@@ -35,16 +35,13 @@ def outsider(vetted: Vetted, served: str, known: Iterable[Model]) -> str:
 
 def unplaced(vetted: Vetted, served: str, known: Iterable[Model]) -> str:
     """A note on who `served` when nobody of that name is listed, so that its price cannot be compared."""
-    if not known or _was_permitted(vetted, served, known) or any(served in _names(model) for model in known):
+    if not known or _was_permitted(vetted, served) or any(served in _names(model) for model in known):
         return ""
     return f"it was answered by {one_line(served, 100)!r}, which is not listed, so its price could not be compared"
 
 
-def _was_permitted(vetted: Vetted, served: str, known: Iterable[Model]) -> bool:
-    entries = list(vetted.entries)
-    if FREE_ROUTER in (vetted.request.model, *vetted.request.fallbacks):  # any free model may be its pick
-        entries += filter(is_free, known)
-    return served in ("", FREE_ROUTER) or any(served in _names(entry) for entry in entries)
+def _was_permitted(vetted: Vetted, served: str) -> bool:
+    return served in ("", FREE_ROUTER) or any(served in _names(entry) for entry in vetted.entries)
 
 
 def _names(model: Model) -> set[str]:

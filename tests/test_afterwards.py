@@ -407,3 +407,15 @@ def test_who_served_is_wrong_exactly_when_everybody_of_that_name_is_dearer(asked
     assert bool(audit.outsider(vetted, served, KNOWN)) == (bearers != [] and bearers == dearer)
     assert bool(audit.unplaced(vetted, served, KNOWN)) == (bearers == [] and served not in ("", "openrouter/free"))
     assert audit.unplaced(vetted, served, []) == ""
+
+
+async def test_a_closed_guard_stays_closed_when_its_book_breaks(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.fail(Fault(cost=0.5))
+    async with connected(sandbox, settings=replace(SETTINGS, state_dir=tmp_path)) as client:
+        await ask(client, prompt="Hi", model="acme/tiny:free")
+        (tmp_path / "ledger.db").write_bytes(b"not a book any more" * 100)
+        _, record, _ = await ask(client, prompt="Hi", model="acme/tiny:free")
+        assert record["code"] == "guard_closed"
+        _, record, _ = await ask(client, prompt="Hi", model="acme/tiny:free")
+        assert record["code"] == "guard_closed"
+    assert len(sandbox.chats) == 1

@@ -41,6 +41,7 @@ class Spending:
         self._shelf = shelf
         self._inquire = inquire
         self._clock = clock
+        self._closed: list[Closure] = []
 
     async def hold(self, amounts: Sequence[tuple[str, Decimal]], budget: Decimal) -> list[Charge] | Spent:
         """Hold the worst case of each model, all or none; when the day's `budget` (USD) does not bear it, what is spent
@@ -101,12 +102,17 @@ class Spending:
 
     async def close(self, reason: str) -> None:
         """No process that shares the book sends anything until a person has acknowledged this."""
-        await self._shelf.use(money.close, reason, self._clock())
+        now = self._clock()
+        self._closed.append(Closure(now, reason))
+        await self._shelf.use(money.close, reason, now)
         logger.error(_CLOSED, reason)
 
     async def closures(self) -> list[Closure]:
         """Why the guard is closed; empty when it is open."""
         found = await self._shelf.use(money.closures)
+        if self._shelf.warning:  # the book that said so may be gone
+            found = found or self._closed
+        self._closed = found
         if found:
             logger.error(_CLOSED, found[0].reason)  # perhaps another process's doing
         return found
