@@ -187,6 +187,8 @@ class Guard:
         async with AsyncExitStack() as unless_reserved:
             for each in held:
                 unless_reserved.push_async_callback(self.give_back, each)
+            if any(each.charge for each in held):
+                await self.require_open()  # again: holding may have taught what an earlier call cost
             counted = [each for each, one in zip(held, vetted, strict=True) if one.needs_slot]
             if counted:
                 slots = await self._ledger.reserve(len(counted), longest_wait=longest_wait, spare=spare)

@@ -238,7 +238,7 @@ async def test_a_broken_answer_that_turns_out_dearer_than_was_held_closes_the_gu
         sandbox.clear()
         at.now += 5
         text, _, _ = await ask(client, asked_by, **(CALL if asked_by == "ask_model" else {}))
-        assert f"generation {record['generation_id']} cost $0.5, and $0.0000627" in text
+        assert f"generation {record['generation_id']} cost $0.50, and $0.0000627" in text
         for model in (TINY, "acme/tiny:free", ""):
             _, record, _ = await ask(client, prompt="Hi", model=model)
             assert record["code"] == "guard_closed"

@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, Decimal
 from openrouter_mcp.ledger.slots import day_of
 from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.pricing import price
+from openrouter_mcp.text import number
 
 _KEPT_DAYS = 2
 MOST_INQUIRIES = 4
@@ -120,7 +121,7 @@ def due(book: Book, key: str, now: float) -> list[tuple[int, str, Decimal]]:
         found = [
             (int(row), str(generation), _usd(amount))
             for row, generation, amount, ended, inquiries in rows
-            if not 0 <= now - float(ended or 0) < _FIRST_INQUIRY_S * 4.0 ** int(inquiries)
+            if not 0 <= now - (number(ended) or 0.0) < _FIRST_INQUIRY_S * 4.0 ** int(inquiries)
         ]
         db.executemany("UPDATE charges SET inquiries = inquiries + 1 WHERE id = ?", [(row,) for row, *_ in found])
         return found
@@ -134,13 +135,15 @@ def close(book: Book, reason: str, now: float) -> None:
 
 def closures(book: Book) -> list[Closure]:
     """Why the guard is closed; empty when it is open."""
-    return [Closure(float(at), str(reason)) for at, reason in book.db.execute("SELECT at, reason FROM closures")]
+    rows = book.db.execute("SELECT CAST(at AS REAL), CAST(reason AS TEXT) FROM closures")
+    return [Closure(at, reason) for at, reason in rows]
 
 
 def acknowledge(book: Book, seen: Sequence[Closure]) -> None:
     """A person has `seen` these."""
     with book.transaction(durable=True) as db:
-        db.executemany("DELETE FROM closures WHERE at = ? AND reason = ?", [(one.at, one.reason) for one in seen])
+        same = "CAST(at AS REAL) = ? AND CAST(reason AS TEXT) = ?"
+        db.executemany(f"DELETE FROM closures WHERE {same}", [(one.at, one.reason) for one in seen])  # noqa: S608
 
 
 def _text(amount: Decimal) -> str:

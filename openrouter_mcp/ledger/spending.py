@@ -13,7 +13,8 @@ from openrouter_mcp.ledger import money
 from openrouter_mcp.ledger.money import Charge, Closure, Spent
 from openrouter_mcp.ledger.shelf import Shelf
 from openrouter_mcp.ledger.sqlite import Book
-from openrouter_mcp.refusals import CannotReserve, GuardClosed
+from openrouter_mcp.refusals import CannotReserve
+from openrouter_mcp.text import usd
 from openrouter_mcp.wire import Usage
 
 logger = logging.getLogger(__name__)
@@ -49,11 +50,8 @@ class Spending:
 
         Raises:
             CannotReserve: when there is no book that says what was spent.
-            GuardClosed: when an earlier call turns out to have cost more than was held for it.
         """
         await self.learn()
-        if closed := await self.closures():  # by what was learned just now
-            raise GuardClosed(closed[0].reason)
 
         def hold(book: Book) -> list[Charge] | Spent | None:
             if self._shelf.warning or self._shelf.set_aside:
@@ -86,13 +84,19 @@ class Spending:
     async def learn(self) -> None:
         """Ask OpenRouter what the calls cost that ended without a word on it, where that is due."""
         with anyio.move_on_after(_LONGEST_INQUIRY_S):
-            for charge, generation, amount in await self._shelf.use(money.due, self._key, self._clock()):
-                usage = await self._inquire(generation)
-                if usage is None or usage.cost is None:
-                    continue
-                await self._shelf.use(money.settle, charge, usage.cost)
-                if usage.cost > amount:
-                    await self.close(f"generation {generation} cost ${usage.cost:f}, and ${amount:f} was held for it")
+            due = await self._shelf.use(money.due, self._key, self._clock())
+            async with anyio.create_task_group() as group:  # or a slow one would keep the others from being asked about
+                for one in due:
+                    group.start_soon(self._learn, *one)
+
+    async def _learn(self, charge: int, generation: str, amount: Decimal) -> None:
+        usage = await self._inquire(generation)
+        if usage is None or usage.cost is None:
+            return
+        with anyio.CancelScope(shield=True):  # what is known is written down
+            if usage.cost > amount:
+                await self.close(f"generation {generation} cost {usd(usage.cost)}, and {usd(amount)} was held for it")
+            await self._shelf.use(money.settle, charge, usage.cost)
 
     async def spent(self) -> Spent:
         """What is spent and held today."""
@@ -111,7 +115,7 @@ class Spending:
         """Why the guard is closed; empty when it is open."""
         found = await self._shelf.use(money.closures)
         if self._shelf.warning:  # the book that said so may be gone
-            found = found or self._closed
+            found = [*self._closed, *(one for one in found if one not in self._closed)]
         self._closed = found
         if found:
             logger.error(_CLOSED, found[0].reason)  # perhaps another process's doing
