@@ -106,6 +106,16 @@ async def test_days_that_are_over_are_forgotten_and_yesterday_is_not(folder: Pat
         assert len(sql(folder, "SELECT id FROM charges")) == 3
 
 
+async def test_a_clock_set_back_over_midnight_gives_nobody_the_same_budget_twice(folder: Path, at: Time) -> None:
+    at.now = NOON + DAY_S / 2
+    async with ledger(folder, at) as one:
+        await held(one, BUDGET)
+        at.now -= 1
+        assert isinstance(await one.spending.hold([(MODEL, BUDGET)], BUDGET), Spent)
+        at.now += DAY_S + 1
+        await held(one, BUDGET)
+
+
 PLANTED = ["'-1'", "'NaN'", "''", "'1e9'", "'Infinity'", "' 0'", "x'30'", "NULL"]
 
 
