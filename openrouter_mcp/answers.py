@@ -1,246 +1,164 @@
-"""One question, one answer: the attempts, and what became of the text that arrived."""
+"""Answers by their ids: read page by page, listed, continued, also when another process wrote them."""
 
-import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Container, Iterable
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import anyio
 
-from openrouter_mcp import choice, retry
-from openrouter_mcp.catalog import Catalog
-from openrouter_mcp.client import OpenRouter
-from openrouter_mcp.errors import (
-    CannotVerifyPrice,
-    EmptyAnswer,
-    FreeEnded,
-    ModelBusy,
-    NoProvider,
-    OpenRouterMCPError,
-    Outcome,
-    Privacy,
-    Timeout,
-    Upstream,
-)
-from openrouter_mcp.guard import Guard, Held, Permit
+from openrouter_mcp.archive import Entry
+from openrouter_mcp.errors import InvalidRequest, UnknownAnswer
+from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.standing import Standing
-from openrouter_mcp.records import FREE_ROUTER, Model
-from openrouter_mcp.refusals import MayHaveBeenBilled
-from openrouter_mcp.transcript import Answer, Pieces, ended_early, gather, without_text
-from openrouter_mcp.vetting import Purse
-from openrouter_mcp.wire import ChatRequest
+from openrouter_mcp.transcript import Answer
+from openrouter_mcp.wire import Turn
+from openrouter_mcp.writing import Running, Watch, Writing
 
-LONGEST_WAIT_S = 55.0  # for the allowance, a backoff or another try, all together; then the client may hang up
-_CHOSEN = 3  # models sent in one request when the choice is ours: OpenRouter takes no more
-_BYTES_PER_TOKEN = 3  # few enough that a prompt is rather taken for too long
-# Failures of one model: another may do.
-_ABOUT_THE_MODEL = (ModelBusy, Upstream, EmptyAnswer, NoProvider, Privacy, FreeEnded, Timeout)
+_DEAD_AFTER = 6  # heartbeats without one: the process that wrote the answer is gone
+_LONGEST_CONVERSATION = 200  # turns
+
+
+@dataclass(frozen=True)
+class View:
+    """One page of an answer, as far as it is; what it is doing while it is written, and whether that is elsewhere."""
+
+    answer: Answer
+    text: str
+    page: int = 1
+    pages: int = 1
+    doing: str = ""
+    elsewhere: bool = False
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An answer in a list: its age in seconds, and whether another process wrote it or does."""
+
+    entry: Entry
+    age_s: float
+    elsewhere: bool
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """What was said up to an answer, oldest turn first; `lost`: what came before is no longer kept."""
+
+    turns: tuple[Turn, ...]
+    system: str
+    last: Answer
+    lost: bool
+
+    @property
+    def model(self) -> str:
+        """Who is to go on if nobody else is named."""
+        return self.last.served if self.last.served in self.last.models else next(iter(self.last.models), "")
 
 
 class Answers:
-    """Asks, and tries again where `retry.decide` says so. `jitter` gives [0, 1), `sleep` waits seconds."""
+    """Finds what `writing` writes and `keeping` keeps. `wall` gives epoch seconds."""
 
     def __init__(
-        self,
-        client: OpenRouter,
-        catalog: Catalog,
-        ledger: Ledger,
-        guard: Guard,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
-        jitter: Callable[[], float] = random.random,
+        self, writing: Writing, keeping: Keeping, ledger: Ledger, *, wall: Callable[[], float] = time.time
     ) -> None:
-        self._client = client
-        self._catalog = catalog
+        self._writing = writing
+        self._keeping = keeping
         self._ledger = ledger
-        self._guard = guard
-        self._clock = clock
-        self._sleep = sleep
-        self._jitter = jitter
-        self._budget = retry.RetryBudget()
+        self._wall = wall
 
-    async def ask(self, request: ChatRequest, purse: Purse, held: Held | None = None, *, spare: int = 0) -> Answer:
-        """Ask `request.model` for what `purse` may spend, with what is `held` if it was reserved before. When the model
-        is left open, or is the free router, free models of our choice; a model that was named is never replaced.
-        Further tries leave `spare` of the minute to others.
+    def view(self, running: Running) -> View:
+        """The first page of an answer that was just asked for."""
+        pages = list(running.draft.text)
+        return _view(running.draft.answer, pages[:1], 1, len(pages), self._writing.doing(running))
 
-        Raises:
-            OpenRouterMCPError: when no text came; `attempts` says how many requests were tried.
-        """
-        self._client.require_key()
-        ours = request.model in ("", FREE_ROUTER)
-        if ours:
-            purse = self._guard.purse(Decimal(0))  # money is spent on a model that was named, and on nothing else
-        call = _Call(request, purse, held, spare, ours=ours, choose=ours, gives_up_at=self._clock() + LONGEST_WAIT_S)
-        started = self._clock()
-        while True:
-            try:
-                if call.choose:
-                    await self._choose(call)
-                answer = await self._attempt(call)
-            except OpenRouterMCPError as failure:
-                wait_s = await self._before_next_try(call, failure)
-            else:
-                return await self._told(answer, call, self._clock() - started)
-            await self._sleep(wait_s)
-
-    # --- one attempt ------------------------------------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def _turn(self, call: "_Call") -> AsyncGenerator[tuple[Permit, Answer]]:
-        """A permit whose moment has come, and the answer to be. Afterwards it is settled, or given back if not sent."""
-        held, call.held = call.held, None
-        permit = await self._guard.permit(
-            call.request, call.purse, held=held, time_left=lambda: call.gives_up_at - self._clock(), spare=call.spare
-        )
-        charge = permit.held.charge
-        call.tries = replace(call.tries, free=charge is None)
-        answer, outcome = Answer(models=permit.models, held=charge.amount if charge else Decimal(0)), None
-        try:
-            await self._wait(permit.held, call)
-            yield permit, answer
-        except OpenRouterMCPError as failure:
-            outcome = failure.outcome
-            failure.sent = permit.spent and outcome not in (Outcome.NEVER_SENT, Outcome.BAD_TLS)
-            if failure.sent and outcome is Outcome.LOST and charge:
-                raise MayHaveBeenBilled(failure, charge.amount, answer.generation_id) from failure
-            raise
-        finally:
-            with anyio.CancelScope(shield=True):
-                answer.warning = await self._guard.settle(
-                    permit,
-                    answer.usage,
-                    answer.served,
-                    answer.generation_id,
-                    None if answer.begun else outcome,  # what ran may cost, however it ended
-                )
-
-    async def _wait(self, held: Held, call: "_Call") -> None:
-        """Until the slot's moment has come; one that was missed is replaced."""
-        if held.slot is None:
-            return
-        await self._sleep(self._ledger.wait_for(held.slot))
-        while await self._ledger.missed(held.slot):
-            slot, held.slot = held.slot, None
-            await self._ledger.give_back([slot])
-            time_left = call.gives_up_at - self._clock()
-            (held.slot,) = await self._ledger.reserve(longest_wait=time_left, spare=call.spare)
-            await self._sleep(self._ledger.wait_for(held.slot))
-        if held.slot.wait > 0:
-            await self._guard.require_open()  # another process may have closed it meanwhile
-
-    async def _attempt(self, call: "_Call") -> Answer:
-        """One request. Text that arrived is an answer, also when the stream broke after it."""
-        async with self._turn(call) as (permit, answer):
-            pieces = Pieces()
-            try:
-                async with aclosing(self._client.chat(permit)) as events:
-                    await gather(events, answer, pieces)
-            except OpenRouterMCPError as failure:
-                if not pieces.has_text:
-                    raise
-                if not answer.finish_reason or answer.finish_reason == "error":
-                    answer.problem = f"it broke off here: {failure.text}"
-            answer.text = pieces.text
-            limit = (
-                f"{permit.max_tokens}, all that its budget bears" if permit.vetted.shortened else f"{permit.max_tokens}"
-            )
-            if not pieces.has_text:
-                raise without_text(answer, limit, reasoned=pieces.reasoned)
-            answer.problem = answer.problem or ended_early(answer.finish_reason, limit)
-        return answer
-
-    async def _before_next_try(self, call: "_Call", failure: OpenRouterMCPError) -> float:
-        """Note what a failed attempt taught; the seconds to wait before the next.
+    async def read(self, id_: str, page: int, watch: Watch, *, wait_s: float, caller: str = "") -> View:
+        """Page `page` of an answer, after at most `wait_s` seconds if it is still being written.
 
         Raises:
-            OpenRouterMCPError: the failure itself, explained, when there is none.
+            UnknownAnswer: when none of that id is `caller`'s.
+            InvalidRequest: when there is no such page.
         """
-        time_left = call.gives_up_at - self._clock()
-        if call.held is not None:  # choosing failed before it was used
-            await self._guard.give_back(call.held)
-            call.held = None
-        if failure.sent or failure.outcome is Outcome.NEVER_SENT:
-            self._budget.failed()
-            call.tries = call.tries.after(failure, time_left)
-        if failure.sent:
-            await self._ledger.failed([model for model in call.asked if model != FREE_ROUTER], failure)
-        standing = await self._ledger.standing()
-        others = self._free(
-            call.request, self._guard.admitted(self._catalog.known()), {*call.asked, *call.tried, *standing.cooldowns}
-        )
-        call.tries = replace(
-            call.tries, time_left=time_left, day_left=standing.share_left, may_switch=call.ours and bool(others)
-        )
-        decision = retry.decide(failure, call.tries, self._jitter()) if self._budget.allows else retry.STOP
-        if not decision.again:
-            # A second try that was never made explains nothing: what went wrong is the first one's failure.
-            told = call.first_failure if call.first_failure and not failure.sent else failure
-            told.model, told.attempts = call.request.model, call.tries.in_all + call.tries.unsent
-            told.allowance = await self._left(call, standing)
-            if isinstance(told, _ABOUT_THE_MODEL):
-                told.alternatives = others
-            raise told from None
-        call.first_failure = call.first_failure or (failure if failure.sent else None)
-        if decision.another:
-            call.choose, call.tries = True, replace(call.tries, on_model=0)
-        return decision.wait_s
+        limit = min(wait_s, self._writing.patience(watch))
+        running = self._writing.running(caller).get(id_)
+        if running:
+            await self._writing.until([running], watch, limit)
+            pages = list(running.draft.text)
+            return _view(running.draft.answer, pages[page - 1 : page], page, len(pages), self._writing.doing(running))
+        entry = await self._kept(id_, caller)
+        with anyio.move_on_after(limit):
+            while entry.answer.running:  # in another process
+                await anyio.sleep(self._writing.waits.poll)
+                entry = await self._kept(id_, caller)
+        count, text = await self._keeping.pages(id_), await self._keeping.page(id_, page)
+        view = _view(entry.answer, [text] if text else [], page, count, "")
+        return replace(view, elsewhere=entry.answer.running)
 
-    async def _told(self, answer: Answer, call: "_Call", seconds: float) -> Answer:
-        self._budget.succeeded()
-        allowance = await self._left(call, await self._ledger.answered(answer.models, answer.model))
-        attempts = call.tries.in_all + call.tries.unsent + 1
-        return replace(answer, seconds=seconds, attempts=attempts, allowance=allowance)
+    async def newest(self, count: int, caller: str = "") -> list[Listed]:
+        """The caller's latest answers, newest first."""
+        running = {
+            id_: replace(each.entry, answer=each.draft.answer) for id_, each in self._writing.running(caller).items()
+        }
+        kept = await self._keeping.newest(await self._ledger.owners(), caller, count)
+        found = {entry.answer.id: self._as_it_is(entry) for entry in kept} | running
+        newest = sorted(found.values(), key=lambda entry: -entry.at)[:count]
+        return [
+            Listed(entry, max(0.0, self._wall() - entry.at), elsewhere=entry.process != self._writing.process)
+            for entry in newest
+        ]
 
-    async def _left(self, call: "_Call", standing: Standing) -> str:
-        """What is left today of that which the call uses up."""
-        return str(standing if call.tries.free else await self._guard.budget())
+    async def stop(self, id_: str, caller: str = "") -> None:
+        """Stop an answer that is being written, here or in another process.
 
-    # --- our choice of models ---------------------------------------------------------------------------------------
+        Raises:
+            UnknownAnswer: when none of that id is `caller`'s.
+        """
+        running = self._writing.running(caller).get(id_)
+        if running:
+            await self._writing.stop(running)
+        elif (await self._kept(id_, caller)).answer.running:
+            await self._keeping.stop(id_)
 
-    async def _choose(self, call: "_Call") -> None:
-        """Ask the best free models not yet tried, of different families, none of them on cooldown."""
-        try:
-            known = self._guard.admitted((await self._catalog.trusted()).values())
-        except CannotVerifyPrice:
-            known = []  # the free router needs no entry
-        cooling = (await self._ledger.standing()).cooldowns
-        chosen = await self._ledger.claim(self._free(call.request, known, call.tried | set(cooling)))
-        first, *fallbacks = chosen or [FREE_ROUTER]
-        call.request = replace(call.request, model=first, fallbacks=tuple(fallbacks))
-        call.tried.update(call.asked)
-        call.choose = False
+    async def conversation(self, id_: str, caller: str = "") -> Conversation:
+        """What was said up to and in the answer `id_`.
 
-    @staticmethod
-    def _free(request: ChatRequest, known: Iterable[Model], avoid: Container[str]) -> list[str]:
-        tokens = len((request.system + request.prompt).encode("utf-8", "replace")) // _BYTES_PER_TOKEN
-        ranked = choice.able(
-            choice.free_ranked(known, avoid), prompt_tokens=tokens + request.max_tokens, max_tokens=request.max_tokens
-        )
-        return [model.id for model in choice.different_families(ranked, _CHOSEN)]
+        Raises:
+            UnknownAnswer: when none of that id is `caller`'s.
+            InvalidRequest: when it is still being written, or has no text.
+        """
+        last = entry = await self._kept(id_, caller)
+        if entry.answer.running:
+            raise InvalidRequest(f"Answer {id_} is still being written. read_answer(id={id_!r}) waits for it.")
+        turns = [Turn(entry.prompt, await self._keeping.text(id_))]
+        if not turns[0].answer:
+            raise InvalidRequest(f"Answer {id_} has no text to continue from. Ask anew, without continue_from.")
+        owners, seen = await self._ledger.owners(), {id_}
+        while entry.parent and entry.parent not in seen and len(turns) < _LONGEST_CONVERSATION:
+            before = await self._keeping.find(entry.parent, owners, caller)
+            if before is None:
+                break
+            seen.add(entry.parent)
+            turns.insert(0, Turn(before.prompt, await self._keeping.text(entry.parent)))
+            entry = before
+        return Conversation(tuple(turns), last.system, last.answer, lost=bool(entry.parent))
+
+    async def _kept(self, id_: str, caller: str) -> Entry:
+        running = self._writing.running(caller).get(id_)
+        if running:
+            return replace(running.entry, answer=running.draft.answer)
+        entry = await self._keeping.find(id_, await self._ledger.owners(), caller)
+        if entry is None:
+            raise UnknownAnswer(id_)
+        return self._as_it_is(entry)
+
+    def _as_it_is(self, entry: Entry) -> Entry:
+        """What says that it is running, and shows no sign of life, is not."""
+        silent = self._wall() - entry.seen > _DEAD_AFTER * self._writing.waits.heartbeat
+        if entry.answer.running and (silent or entry.process == self._writing.process):
+            ended = replace(entry.answer, running=False, problem="its server ended before it was done")
+            return replace(entry, answer=ended)
+        return entry
 
 
-@dataclass
-class _Call:
-    """One call to `ask`, as far as it is. `ours`: the choice of models is; `choose`: and is to be made (again).
-    `gives_up_at` is the moment, on the clock of `Answers`, after which no further request is started."""
-
-    request: ChatRequest
-    purse: Purse
-    held: Held | None
-    spare: int
-    ours: bool
-    choose: bool
-    gives_up_at: float
-    tries: retry.Tries = field(default_factory=retry.Tries)
-    tried: set[str] = field(default_factory=set)
-    first_failure: OpenRouterMCPError | None = None
-
-    @property
-    def asked(self) -> tuple[str, ...]:
-        """Whom the next request is for, or the last was."""
-        return (self.request.model, *self.request.fallbacks)
+def _view(answer: Answer, text: Sequence[str], page: int, pages: int, doing: str) -> View:
+    if page > max(1, pages):
+        raise InvalidRequest(f"Answer {answer.id} has {pages} pages so far; page {page} is not one of them.")
+    return View(answer, "".join(text), page, max(1, pages), doing)

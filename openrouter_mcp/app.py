@@ -9,12 +9,15 @@ import anyio
 import httpx2
 
 from openrouter_mcp.answers import Answers
+from openrouter_mcp.attempts import Attempts
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.guard import Guard
+from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
 from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.settings import Settings
+from openrouter_mcp.writing import Waits, Writing
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class App:
     catalog: Catalog
     ledger: Ledger
     guard: Guard
+    writing: Writing
     answers: Answers
 
 
@@ -35,6 +39,7 @@ async def open_app(
     *,
     transport: httpx2.AsyncBaseTransport | None = None,
     timeouts: Timeouts | None = None,
+    waits: Waits | None = None,
     per_minute: int = PER_MINUTE,
     window: float = WINDOW_S,
     clock: Callable[[], float] = time.time,
@@ -43,9 +48,9 @@ async def open_app(
 ) -> AsyncGenerator[App]:
     """The parts of one server process. Opening sends and writes nothing; closing ends every connection.
 
-    `transport` stands in for the network, `timeouts` for the client's own; the books allow `per_minute` free requests
-    in any `window` seconds; `clock` gives them epoch seconds, `monotonic` counts those a call has lasted, and `sleep`
-    waits for a slot or between tries.
+    `transport` stands in for the network, `timeouts` for the client's own, `waits` for the tools'; the books allow
+    `per_minute` free requests in any `window` seconds; `clock` gives them epoch seconds, `monotonic` counts those a
+    call has lasted, and `sleep` waits for a slot or between tries.
     """
     client = OpenRouter(settings, transport=transport, timeouts=timeouts, clock=clock)
     catalog = Catalog(client.models, clock=monotonic, wall=clock)
@@ -54,10 +59,15 @@ async def open_app(
         key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock, inquire=client.generation
     )
     guard = Guard(catalog, ledger, settings.policy)
-    answers = Answers(client, catalog, ledger, guard, clock=monotonic, sleep=sleep)
+    attempts = Attempts(client, catalog, ledger, guard, clock=monotonic, sleep=sleep)
+    keeping = Keeping(settings.state_dir if settings.keep_answers else None, clock=clock)
+    waits = waits or Waits(plain=settings.wait_s, with_progress=settings.wait_with_progress_s)
+    writing = Writing(attempts, keeping, ledger, waits, clock=monotonic, wall=clock)
+    answers = Answers(writing, keeping, ledger, wall=clock)
     try:
-        yield App(settings=settings, client=client, catalog=catalog, ledger=ledger, guard=guard, answers=answers)
+        yield App(settings, client, catalog, ledger, guard, writing, answers)
     finally:
         with anyio.CancelScope(shield=True):
+            await writing.aclose()
             await client.aclose()
             await ledger.aclose()

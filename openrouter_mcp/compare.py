@@ -1,21 +1,21 @@
 """Several models, one question."""
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
 import anyio
 
 from openrouter_mcp import choice
-from openrouter_mcp.answers import LONGEST_WAIT_S, Answers
+from openrouter_mcp.attempts import LONGEST_WAIT_S
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.errors import InvalidRequest, NoProvider, OpenRouterMCPError
-from openrouter_mcp.guard import Guard, Held
+from openrouter_mcp.guard import Guard
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.transcript import Answer
+from openrouter_mcp.transcript import Answer, Draft, failed
 from openrouter_mcp.vetting import Purse, Vetted
 from openrouter_mcp.wire import ChatRequest
+from openrouter_mcp.writing import Watch, Writing
 
 SPARE = 2  # of a minute's requests, left for a person's next question
 
@@ -43,16 +43,16 @@ def require_distinct(models: Sequence[str]) -> None:
 
 
 async def compare(
-    answers: Answers,
+    writing: Writing,
     guard: Guard,
     request: ChatRequest,
     models: Sequence[str],
     purse: Purse,
     *,
-    clock: Callable[[], float] = time.monotonic,
-) -> list[Answer | OpenRouterMCPError]:
-    """Ask all `models` at once, for what `purse` may spend in all; one row each, in their order. A failure is a row
-    too.
+    watch: Watch,
+) -> list[Draft]:
+    """Ask all `models` at once, for what `purse` may spend in all, and wait as long as the client does; one row each,
+    in their order, done or not. A failure is a row too.
 
     Raises:
         InvalidRequest: when a model is named twice.
@@ -60,18 +60,21 @@ async def compare(
         OverBudget, Declined, MinuteQuota, DailyQuota: when the worst case of them all does not fit; nothing is sent.
     """
     require_distinct(models)
-    gives_up_at = clock() + LONGEST_WAIT_S
-    vetted, results = await vet_all(guard, [replace(request, model=model) for model in models], purse)
+    started = anyio.current_time()
+    vetted, rows = await vet_all(guard, [replace(request, model=model) for model in models], purse)
     if vetted:
-        held = await guard.reserve(vetted, purse, longest_wait=gives_up_at - clock(), spare=SPARE)
-        waiting = {one.request.model: each for one, each in zip(vetted, held, strict=True)}
-        results |= await _ask_all(answers, guard, request, purse, waiting)
-    return [results[model] for model in models]
+        time_left = LONGEST_WAIT_S - (anyio.current_time() - started)
+        held = await guard.reserve(vetted, purse, longest_wait=time_left, spare=SPARE)
+        running = [
+            writing.start(replace(request, model=one.request.model), purse, held=each, spare=SPARE)
+            for one, each in zip(vetted, held, strict=True)
+        ]
+        rows |= {one.request.model: each.draft for one, each in zip(vetted, running, strict=True)}
+        await writing.wait(running, watch)
+    return [rows[model] for model in models]
 
 
-async def vet_all(
-    guard: Guard, requests: Iterable[ChatRequest], purse: Purse
-) -> tuple[list[Vetted], dict[str, Answer | OpenRouterMCPError]]:
+async def vet_all(guard: Guard, requests: Iterable[ChatRequest], purse: Purse) -> tuple[list[Vetted], dict[str, Draft]]:
     """Those of `requests` that may be sent, and why not for the other models. Where `purse` does not bear them all,
     each may cost an equal share of it."""
     vetted, refused = await _vet_each(guard, requests, purse)
@@ -85,38 +88,13 @@ async def vet_all(
 
 async def _vet_each(
     guard: Guard, requests: Iterable[ChatRequest], purse: Purse
-) -> tuple[list[Vetted], dict[str, Answer | OpenRouterMCPError]]:
+) -> tuple[list[Vetted], dict[str, Draft]]:
     await guard.require_prices()  # one failure for all, not one after the other
     vetted: list[Vetted] = []
-    refused: dict[str, Answer | OpenRouterMCPError] = {}
+    refused: dict[str, Draft] = {}
     for request in requests:
         try:
             vetted.append(await guard.vet(request, purse))
         except OpenRouterMCPError as failure:
-            failure.model = request.model
-            refused[request.model] = failure
+            refused[request.model] = failed(Answer(models=(request.model,)), failure)
     return vetted, refused
-
-
-async def _ask_all(
-    answers: Answers, guard: Guard, request: ChatRequest, purse: Purse, waiting: dict[str, Held]
-) -> dict[str, Answer | OpenRouterMCPError]:
-    """Ask each model with what is held for it, all at once."""
-    results: dict[str, Answer | OpenRouterMCPError] = {}
-
-    async def ask(model: str) -> None:
-        try:
-            results[model] = await answers.ask(replace(request, model=model), purse, waiting.pop(model), spare=SPARE)
-        except OpenRouterMCPError as failure:
-            failure.model = model
-            results[model] = failure
-
-    try:
-        async with anyio.create_task_group() as group:
-            for model in list(waiting):
-                group.start_soon(ask, model)
-    finally:
-        with anyio.CancelScope(shield=True):
-            for held in waiting.values():  # of those a cancel kept from starting
-                await guard.give_back(held)
-    return results

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import ClassVar, Self
 
-from openrouter_mcp.text import duration
+from openrouter_mcp.text import duration, one_line
 
 
 class Outcome(StrEnum):
@@ -229,3 +229,15 @@ class EmptyAnswer(OpenRouterMCPError):
 
     code = "empty_answer"
     outcome = Outcome.EMPTY
+
+
+class UnknownAnswer(OpenRouterMCPError):
+    """No answer of that id is kept for this caller."""
+
+    code = "unknown_answer"
+
+    def __init__(self, id_: str) -> None:
+        super().__init__(
+            f"No answer {one_line(id_, 60)!r} is kept here: answers stay for a day, the newest 500. read_answer "
+            "without an id lists yours; else ask again."
+        )

@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
+import anyio.lowlevel
+
 from openrouter_mcp import audit
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.errors import Outcome
@@ -194,6 +196,7 @@ class Guard:
                 slots = await self._ledger.reserve(len(counted), longest_wait=longest_wait, spare=spare)
                 for each, slot in zip(counted, slots, strict=True):
                     each.slot = slot
+            await anyio.lowlevel.checkpoint_if_cancelled()  # while the book was busy
             unless_reserved.pop_all()
         return held
 

@@ -21,6 +21,8 @@ LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
 _URL = re.compile(r"(https?)://([a-z0-9.-]+|\[::1\])(:[0-9]{1,5})?((?:/[A-Za-z0-9._~-]+)*)/?")
 _ASCII = re.compile(r"[\x20-\x7e]+")
 _KEY_FILE_BYTES = 1024
+_CUSTOM = "OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL"
+_LONGEST_WAIT_S = 600
 _AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)  # no sign, exponent or word: money is not guessed at
 
 
@@ -60,13 +62,17 @@ class Policy:
 @dataclass(frozen=True)
 class Settings:
     """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
-    `state_dir`; None keeps them in this process's memory."""
+    `state_dir`, and the answers if they are kept; None keeps both in this process's memory. A tool waits so many
+    seconds for an answer, longer for a client that is shown progress."""
 
     key: SecretStr | None = None
     key_problem: str = ""
     base_url: str = BASE_URL
     app_url: str = ""
     state_dir: Path | None = None
+    keep_answers: bool = True
+    wait_s: float = 55.0
+    wait_with_progress_s: float = 180.0
     policy: Policy = Policy()
 
 
@@ -84,6 +90,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         base_url=_base_url(environ),
         app_url=_app_url(environ),
         state_dir=_state_dir(environ),
+        keep_answers=_switch(environ, "OPENROUTER_MCP_KEEP_ANSWERS", default=True),
+        wait_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS", 55),
+        wait_with_progress_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS_WITH_PROGRESS", 180),
         policy=_policy(environ),
     )
 
@@ -133,7 +142,7 @@ def _base_url(environ: Mapping[str, str]) -> str:
     if scheme == "http":
         if host not in LOOPBACK:
             raise BadSetting(f"OPENROUTER_BASE_URL names {host} over http; only a loopback host may go without https.")
-    elif (host not in OPENROUTER_HOSTS or port not in (None, ":443")) and not _allowed(environ):
+    elif (host not in OPENROUTER_HOSTS or port not in (None, ":443")) and not _switch(environ, _CUSTOM):
         raise BadSetting(
             f"OPENROUTER_BASE_URL names {host}{port or ''}, which is not OpenRouter and would be sent the key. If that "
             "is meant, set OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL=1."
@@ -141,11 +150,18 @@ def _base_url(environ: Mapping[str, str]) -> str:
     return text.rstrip("/")
 
 
-def _allowed(environ: Mapping[str, str]) -> bool:
-    text = environ.get("OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL", "").strip()
+def _switch(environ: Mapping[str, str], name: str, *, default: bool = False) -> bool:
+    text = environ.get(name, "").strip()
     if text not in ("", "0", "1"):
-        raise BadSetting("OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL must be 1 or 0.")
-    return text == "1"
+        raise BadSetting(f"{name} must be 1 or 0.")
+    return text == "1" if text else default
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: int) -> float:
+    text = environ.get(name, "").strip() or str(default)
+    if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= _LONGEST_WAIT_S:
+        raise BadSetting(f"{name} must be a whole number of seconds from 1 to {_LONGEST_WAIT_S}.")
+    return float(text)
 
 
 def _state_dir(environ: Mapping[str, str]) -> Path:

@@ -1,77 +1,121 @@
 """What a model has said so far, and whether that is an answer."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+import anyio
+
 from openrouter_mcp.errors import Blocked, EmptyAnswer, OpenRouterMCPError, Outcome
-from openrouter_mcp.text import clean
+from openrouter_mcp.pages import Text
+from openrouter_mcp.text import duration
 from openrouter_mcp.wire import MAX_REPLY_BYTES, Event, Usage
 
 
 @dataclass
 class Answer:
-    """What one model said. `models` were asked, `served` answered; `problem` says why the text is not whole,
-    `warning` what else is wrong, and `allowance` what is left of the day. `begun`: OpenRouter took the request. `held`
-    USD stay reserved while its cost is not known."""
+    """What is known of one answer, but for its text. `models` were asked, `served` answered; `problem` says why there
+    is no text (an error of that `code`) or why it is not whole, `warning` what else is wrong, `note` what else to know,
+    `allowance` what is left of the day. `held` USD stay reserved while its cost is not known; `thoughts` and `words`
+    count the pieces of each. `begun`: OpenRouter took the request."""
 
-    models: tuple[str, ...]
+    id: str = ""
+    models: tuple[str, ...] = ()
     served: str = ""
     provider: str = ""
     generation_id: str = ""
     finish_reason: str = ""
     usage: Usage = field(default_factory=Usage)
+    code: str = ""
     problem: str = ""
+    retry_after_s: float | None = None
     warning: str = ""
-    begun: bool = False
+    note: str = ""
     held: Decimal = Decimal(0)
     seconds: float = 0.0
     attempts: int = 0
-    text: str = ""
     allowance: str = ""
+    thoughts: int = 0
+    words: int = 0
+    begun: bool = False
+    running: bool = True
+    cancelled: bool = False
+
+    def begin(self, models: tuple[str, ...], held: Decimal) -> None:
+        """Another attempt, for which `held` USD are reserved; the last one, if any, had no text."""
+        self.models, self.held = models, held
+        self.served = self.provider = self.generation_id = self.finish_reason = ""
+        self.usage, self.thoughts, self.words, self.begun = Usage(), 0, 0, False
 
     @property
     def model(self) -> str:
         """Who answered; until that is known, who was asked first."""
-        return self.served or self.models[0]
+        return self.served or (self.models[0] if self.models else "")
 
     @property
     def status(self) -> str:
-        """`complete` or `partial`."""
+        """`running`, `cancelled`, `error`, `partial` or `complete`."""
+        if self.running:
+            return "running"
+        if self.cancelled:
+            return "cancelled"
+        if self.code:
+            return "error"
         return "partial" if self.problem else "complete"
 
 
-class Pieces:
-    """The text so far. Joined once at the end: a long answer is not copied for every token."""
+@dataclass
+class Draft:
+    """An answer as it is written: the facts, the text so far, whether the question was `sent`, and what it waits for,
+    if it does, until when (on the clock of its writer)."""
 
-    def __init__(self) -> None:
-        self._pieces: list[str] = []
-        self.size = 0
-        self.has_text = False
-        self.reasoned = False
+    answer: Answer = field(default_factory=Answer)
+    text: Text = field(default_factory=Text)
+    sent: anyio.Event = field(default_factory=anyio.Event)
+    waits_for: str = ""
+    waits_until: float = 0.0
 
-    def add(self, event: Event) -> None:
-        self.reasoned = self.reasoned or bool(event.reasoning)
-        if event.text:
-            self._pieces.append(event.text)
-            self.size += len(event.text)
-            self.has_text = self.has_text or not event.text.isspace()
+    def doing(self, now: float) -> str:
+        """What it is doing, in words: "thinking, 1.2k tokens"."""
+        if not self.answer.running:
+            return self.answer.status
+        if self.waits_for:
+            return f"waiting {duration(self.waits_until - now)} {self.waits_for}"
+        tokens = self.answer.thoughts + self.answer.words
+        if not tokens:
+            return "asked" if self.sent.is_set() else "starting"
+        count = f"{tokens} tokens" if tokens < 1000 else f"{tokens / 1000:.1f}k tokens"
+        return f"{'writing' if self.answer.words else 'thinking'}, {count}"
 
-    @property
-    def text(self) -> str:
-        return clean("".join(self._pieces)).strip()
+
+def progress(drafts: Sequence[Draft], now: float, seconds: float) -> str:
+    """How far answers are that were asked for together `seconds` ago, for a person."""
+    each = [f"{draft.answer.model.partition('/')[2] or 'a free model'}: {draft.doing(now)}" for draft in drafts]
+    if len(drafts) == 1:
+        return f"{each[0]}, {seconds:.0f} s (id {drafts[0].answer.id})"
+    done = sum(not draft.answer.running for draft in drafts)
+    return f"{done} of {len(drafts)} done, {seconds:.0f} s; {'; '.join(each)}"
 
 
-async def gather(events: AsyncIterator[Event], answer: Answer, pieces: Pieces) -> None:
+def failed(answer: Answer, failure: OpenRouterMCPError) -> Draft:
+    """`answer` as one without a text, and why."""
+    said = failure.twin()
+    said.allowance = ""  # said once for all rows of a comparison
+    answer.code, answer.problem, answer.retry_after_s = failure.code, str(said), failure.hint_s
+    answer.attempts, answer.allowance, answer.running = failure.attempts, failure.allowance, False
+    return Draft(answer)
+
+
+async def gather(events: AsyncIterator[Event], draft: Draft) -> None:
     """Note what comes until it ends, fails, or is too much."""
     async for event in events:
-        answer.begun = True
-        _note(answer, event)
-        pieces.add(event)
+        draft.answer.begun = True
+        _note(draft.answer, event)
+        draft.text.add(event.text)
         if event.failure:
             raise event.failure
-        if pieces.size > MAX_REPLY_BYTES:
-            answer.problem = f"cut off here: the answer is over {MAX_REPLY_BYTES} bytes"
+        if draft.text.size > MAX_REPLY_BYTES:
+            draft.answer.problem = f"cut off here: the answer is over {MAX_REPLY_BYTES} bytes"
             return
 
 
@@ -80,6 +124,8 @@ def _note(answer: Answer, event: Event) -> None:
     answer.provider = event.provider or answer.provider
     answer.generation_id = event.generation_id or answer.generation_id
     answer.finish_reason = event.finish_reason or answer.finish_reason
+    answer.thoughts += bool(event.reasoning)
+    answer.words += bool(event.text)
     if event.usage and _weight(event.usage) >= _weight(answer.usage):  # said twice: the worse one counts
         answer.usage = event.usage
 
@@ -101,8 +147,8 @@ def ended_early(finish_reason: str, max_tokens: str) -> str:
             return ""
 
 
-def without_text(answer: Answer, max_tokens: str, *, reasoned: bool) -> OpenRouterMCPError:
-    if answer.finish_reason == "length" and (reasoned or answer.usage.reasoning_tokens):
+def without_text(answer: Answer, max_tokens: str) -> OpenRouterMCPError:
+    if answer.finish_reason == "length" and (answer.thoughts or answer.usage.reasoning_tokens):
         return EmptyAnswer(
             f"{answer.model} spent all its tokens (max_tokens {max_tokens}) on reasoning and wrote no answer. Raise "
             "max_tokens, or ask a model that does not reason.",

@@ -135,7 +135,7 @@ class _Around:
 def _check_size(request: ChatRequest) -> None:
     if not request.prompt.strip():
         raise InvalidRequest("The prompt is empty. Send the question or task in `prompt`.")
-    size = sum(len(text.encode("utf-8", "replace")) for text in (request.system, request.prompt))
+    size = sum(len(text.encode("utf-8", "replace")) for _, text in request.messages)
     if size > MAX_PROMPT_BYTES:
         raise TooLarge(f"The prompt has {size} bytes; the limit is {MAX_PROMPT_BYTES}. Send a shorter one, or parts.")
     if not request.model or len(request.model) > _MAX_ID:
@@ -223,7 +223,7 @@ def _within(vetted: Vetted, purse: Purse, around: _Around) -> Vetted:
 
 
 def _prompt_tokens(request: ChatRequest) -> int:
-    return most_prompt_tokens([encodable(text) for text in (request.system, request.prompt) if text])
+    return most_prompt_tokens([encodable(text) for _, text in request.messages])
 
 
 def _costs(entry: Model, request: ChatRequest) -> str:

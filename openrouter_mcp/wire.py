@@ -24,23 +24,38 @@ MAX_REPLY_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
+class Turn:
+    """One question of a conversation and its answer."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class ChatRequest:
-    """One question. OpenRouter asks `model`, and the `fallbacks` in turn where it fails before its first word."""
+    """One question, after the `history`, oldest turn first. OpenRouter asks `model`, and the `fallbacks` in turn where
+    it fails before its first word."""
 
     model: str
     prompt: str
     fallbacks: tuple[str, ...] = ()
     system: str = ""
+    history: tuple[Turn, ...] = ()
     max_tokens: int = 8192
+
+    @property
+    def messages(self) -> list[tuple[str, str]]:
+        """Role and text of each message."""
+        system = [("system", self.system)] if self.system else []
+        turns = [message for turn in self.history for message in (("user", turn.prompt), ("assistant", turn.answer))]
+        return [*system, *turns, ("user", self.prompt)]
 
 
 def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Sequence[Mapping[str, object]]) -> bytes:
     """The JSON that leaves: built field by field from an allow-list, never merged from somebody's dict."""
-    messages = [{"role": "system", "content": encodable(request.system)}] if request.system else []
-    messages.append({"role": "user", "content": encodable(request.prompt)})
     body: dict[str, object] = {
         "model": request.model,  # always sent: without it the account's default model would answer
-        "messages": messages,
+        "messages": [{"role": role, "content": encodable(text)} for role, text in request.messages],
         "max_tokens": request.max_tokens,  # always sent: without it the credit check assumes the model's maximum
         "stream": True,
         "provider": {"max_price": dict(max_price)},

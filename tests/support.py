@@ -17,6 +17,7 @@ from openrouter_mcp.sandbox import Sandbox
 from openrouter_mcp.sandbox.transport import StreamingTransport
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings
+from openrouter_mcp.writing import Waits
 
 # The key every test uses. `conftest.py` fails the run when it turns up in anything a test, a server or a client shows.
 CANARY = "sk-or-v1-" + "canary0123456789"
@@ -42,7 +43,12 @@ class Time:
 
 @asynccontextmanager
 async def opened(
-    sandbox: Sandbox, *, settings: Settings = SETTINGS, timeouts: Timeouts | None = None, at: Time | None = None
+    sandbox: Sandbox,
+    *,
+    settings: Settings = SETTINGS,
+    timeouts: Timeouts | None = None,
+    waits: Waits | None = None,
+    at: Time | None = None,
 ) -> AsyncGenerator[App]:
     """An App over `sandbox`, whose waits take no time."""
     at = at or Time()
@@ -50,6 +56,7 @@ async def opened(
         settings,
         transport=StreamingTransport(sandbox.app),
         timeouts=timeouts,
+        waits=waits,
         clock=at.clock,
         monotonic=at.clock,
         sleep=at.sleep,

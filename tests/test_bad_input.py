@@ -9,6 +9,7 @@ from support import ERAS, SETTINGS, ask, connected
 
 from openrouter_mcp.sandbox import Sandbox
 from openrouter_mcp.settings import Settings
+from openrouter_mcp.tools import TOOLS
 
 HI = {"prompt": "Hi"}
 FREE = ["acme/tiny:free", "globex/large:free"]
@@ -31,7 +32,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "ask_model",
         HI | {"max_token": 5},
         "invalid_request",
-        "Unknown argument 'max_token'. Did you mean max_tokens? ask_model takes prompt, model, system, max_tokens",
+        "Unknown argument 'max_token'. Did you mean max_tokens? ask_model takes prompt, model, system, continue_from",
     ),
     "argument of nobody": ("check_credits", {"verbose": True}, "invalid_request", "check_credits takes no arguments."),
     "1 model": ("compare_models", HI | {"models": FREE[:1]}, "invalid_request", "models must have 2 or more entries"),
@@ -108,7 +109,7 @@ async def test_without_a_usable_key_the_models_are_listed_and_the_rest_says_whic
     sandbox: Sandbox, settings: Settings, code: str, words: str
 ) -> None:
     async with connected(sandbox, settings=settings) as client:
-        assert len((await client.list_tools()).tools) == 4
+        assert len((await client.list_tools()).tools) == len(TOOLS)
         text, _, is_error = await ask(client, "list_free_models")
         assert not is_error
         assert "globex/large:free" in text

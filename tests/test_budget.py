@@ -27,7 +27,7 @@ async def test_a_priced_model_within_the_budget_is_asked_and_its_cost_is_booked(
         assert not is_error
         assert await booked(app) == (sandbox.bill, NOTHING)
         assert Decimal(record["cost_usd"]) == sandbox.bill > 0
-        assert text.endswith(f", ${sandbox.bill:f}, ${1 - sandbox.bill:f} of the day's $1 left]")
+        assert text.endswith(f", ${sandbox.bill:f}, ${1 - sandbox.bill:f} of the day's $1 left; id {record['id']}]")
         shown, account, _ = await ask(client, "check_credits")
     assert f"Spent today by model: {TINY} ${sandbox.bill:f}." in shown
     assert {model: Decimal(cost) for model, cost in account["spent_today_usd"].items()} == {TINY: sandbox.bill}

@@ -12,6 +12,7 @@ from support import CANARY
 
 from openrouter_mcp import __version__
 from openrouter_mcp.sandbox import faults
+from openrouter_mcp.tools import TOOLS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,7 +39,7 @@ def test_try_without_a_key_says_first_that_it_uses_the_sandbox_and_shows_a_whole
         "> compare_models(prompt='In one sentence: why is the sky blue?')",
         "> check_credits()",
     ]
-    assert "The server offers 4 tools:" in done.stdout
+    assert f"The server offers {len(TOOLS)} tools:" in done.stdout
     assert "46 of 50 free requests left today" in done.stdout
     assert done.stderr == ""
 
@@ -111,7 +112,7 @@ def example() -> StdioServerParameters:
 
 async def test_the_example_starts_the_server_it_names(example: StdioServerParameters) -> None:
     async with Client(example) as client:
-        assert len((await client.list_tools()).tools) == 4
+        assert len((await client.list_tools()).tools) == len(TOOLS)
 
 
 def test_the_readme_names_every_setting_and_no_other() -> None:
@@ -123,6 +124,7 @@ def test_the_key_passes_no_logger_not_even_in_a_traceback() -> None:
     script = """
 import logging, sys
 from openrouter_mcp import cli, settings
+from openrouter_mcp.tools import TOOLS
 read = settings.load()
 cli._log_to_stderr(read.key)
 key = read.key.get_secret_value()

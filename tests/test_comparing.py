@@ -18,7 +18,7 @@ async def test_the_rows_and_the_answers_stand_in_the_order_asked_for(sandbox: Sa
     assert not is_error
     table, *sections = text.split("\n\n## ")
     head, *rows = table.splitlines()
-    assert head == "model | outcome | seconds | tokens | cost"
+    assert head == "model | outcome | seconds | tokens | cost | id"
     assert [row.split(" | ")[0] for row in rows] == FOUR[::-1]
     assert [row.split(" | ")[1] for row in rows] == ["complete"] * 4
     assert [row.split(" | ")[4] for row in rows] == ["$0"] * 4
@@ -53,7 +53,7 @@ async def test_failures_are_rows_with_their_reason(sandbox: Sandbox) -> None:
     assert [row.get("code", row["status"]) for row in record["rows"]] == [
         "complete", "model_busy", "partial", "not_free", "unknown_model",
     ]  # fmt: skip
-    assert f"{FOUR[1]} | model_busy | - | - | -" in text
+    assert f"{FOUR[1]} | model_busy | - | - | - | " in text
     assert f"## {FOUR[1]}\n\nmodel_busy: " in text
     assert f"{FOUR[2]} | partial | " in text
     assert sandbox.bill == 0

@@ -19,6 +19,7 @@ from support import ERAS, ask
 
 from openrouter_mcp.cli.serve import _listen
 from openrouter_mcp.sandbox import Fault
+from openrouter_mcp.tools import TOOLS
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def address() -> Generator[str]:
 async def test_a_client_lists_asks_and_compares_over_http(address: str, path: str, era: str) -> None:
     async with client_of(address, path, era) as client:
         assert client.protocol_version == ("2026-07-28" if era == "auto" else "2025-11-25")
-        assert len((await client.list_tools()).tools) == 4
+        assert len((await client.list_tools()).tools) == len(TOOLS)
         text, record, is_error = await ask(client, prompt="Grüße, 世界?", model="acme/tiny:free")
         assert not is_error
         assert "'Grüße, 世界?'" in text
@@ -110,7 +111,7 @@ async def test_clients_side_by_side_get_their_own_answers() -> None:
 async def test_one_transport_can_be_served_alone(transport: str, offered: str, missing: str) -> None:
     with serving("--sandbox", "--transport", transport) as (address, _):
         async with client_of(address, offered, "auto") as client:
-            assert len((await client.list_tools()).tools) == 4
+            assert len((await client.list_tools()).tools) == len(TOOLS)
         async with httpx2.AsyncClient() as http:
             assert (await http.get(address + missing)).status_code == 404
             assert (await http.get(address + "/health")).json()["status"] == "ok"

@@ -27,6 +27,7 @@ from openrouter_mcp.refusals import CannotReserve
 from openrouter_mcp.sandbox import Fault, Sandbox
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Policy
+from openrouter_mcp.transcript import Draft
 from openrouter_mcp.wire import ChatRequest, Usage
 
 # A disk in memory where there is one: that money waits for the disk is tested once, and costs milliseconds each time.
@@ -409,12 +410,12 @@ class Cancelled:
 async def test_a_call_cancelled_at_any_moment_holds_nothing_that_nobody_knows(sandbox: Sandbox, at: Time) -> None:
     request = ChatRequest(model=MODEL, prompt="Hi", max_tokens=20)
     async with opened(sandbox, at=at, **budgeted(None, "1000")) as app:
-        await app.answers.ask(request, app.guard.purse())
+        await app.writing._attempts.ask(request, app.guard.purse(), Draft())
         for nth in count(1):
             before = await app.ledger.spending.spent()
             sandbox.clear()
             purse = app.guard.purse()
-            if await Cancelled(app.answers.ask(request, purse), nth).end():
+            if await Cancelled(app.writing._attempts.ask(request, purse, Draft()), nth).end():
                 break
             spent = await app.ledger.spending.spent()
             assert purse.held == spent.in_all - before.in_all

@@ -14,6 +14,7 @@ from processes import SERVER, Upstream, environment, initialize, receive, send, 
 from support import CANARY, ERAS, ask
 
 from openrouter_mcp.sandbox import Fault
+from openrouter_mcp.tools import TOOLS
 
 ENVELOPE = {
     PROTOCOL_VERSION_META_KEY: "2026-07-28",
@@ -28,7 +29,7 @@ async def test_a_client_lists_asks_compares_and_checks_over_stdio(era: str) -> N
     async with Client(server, mode=era) as client:
         assert client.protocol_version == ("2026-07-28" if era == "auto" else "2025-11-25")
         assert [tool.name for tool in (await client.list_tools()).tools] == [
-            "ask_model", "compare_models", "list_free_models", "check_credits",
+            "ask_model", "compare_models", "read_answer", "list_free_models", "check_credits",
         ]  # fmt: skip
         text, _, is_error = await ask(client, prompt="Grüße, 世界 👩‍🚀?", model="acme/tiny:free")
         assert not is_error
@@ -47,7 +48,7 @@ def test_a_discover_followed_by_an_initialize_works() -> None:
         assert "2026-07-28" in found["result"]["supportedVersions"]
         assert initialize(process)["result"]["protocolVersion"] == "2025-11-25"
         send(process, "tools/list", id_=2)
-        assert len(receive(process)["result"]["tools"]) == 4
+        assert len(receive(process)["result"]["tools"]) == len(TOOLS)
 
 
 def test_a_discover_followed_by_modern_requests_works() -> None:
@@ -56,7 +57,7 @@ def test_a_discover_followed_by_modern_requests_works() -> None:
             send(process, "server/discover", id_=number, _meta=ENVELOPE)
             assert receive(process)["id"] == number
         send(process, "tools/list", id_=3, _meta=ENVELOPE)
-        assert len(receive(process)["result"]["tools"]) == 4
+        assert len(receive(process)["result"]["tools"]) == len(TOOLS)
 
 
 def test_a_broken_line_is_answered_and_neither_ends_the_server_nor_decides_the_era() -> None:
@@ -91,7 +92,7 @@ def test_without_a_key_it_starts_lists_and_says_which_variable_to_set(tmp_path: 
     with spawned(HOME=str(tmp_path), XDG_STATE_HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path)) as process:
         initialize(process)
         send(process, "tools/list", id_=2)
-        assert len(receive(process)["result"]["tools"]) == 4
+        assert len(receive(process)["result"]["tools"]) == len(TOOLS)
         send(process, "tools/call", id_=3, name="check_credits", arguments={})
         result = receive(process)["result"]
         assert result["isError"]
@@ -165,6 +166,7 @@ def refuse(*_):
     raise NotImplementedError
 anyio.open_signal_receiver = refuse
 from openrouter_mcp.cli import main
+from openrouter_mcp.tools import TOOLS
 sys.exit(main(["--sandbox"]))
 """
 
@@ -174,7 +176,7 @@ def test_where_the_loop_takes_no_signal_handlers_it_serves_without_them() -> Non
     with spawned(command=[sys.executable, "-c", WITHOUT_SIGNALS]) as process:
         assert initialize(process)["result"]["serverInfo"]["name"] == "openrouter-mcp"
         send(process, "tools/list", id_=2)
-        assert len(receive(process)["result"]["tools"]) == 4
+        assert len(receive(process)["result"]["tools"]) == len(TOOLS)
         assert process.stdin is not None
         process.stdin.close()
         assert process.wait(1) == 0

@@ -82,6 +82,10 @@ class Ledger:
         """Close the book."""
         await self._shelf.aclose()
 
+    async def owners(self) -> tuple[str, str]:
+        """By what the account goes: its own name as far as it is known, and the key's."""
+        return await self._shelf.use(lambda book: (book.account(book.db, self._key), self._key))
+
     # --- requests -----------------------------------------------------------------------------------------------------
 
     async def reserve(self, count: int = 1, *, longest_wait: float, spare: int = 0) -> list[Slot]:

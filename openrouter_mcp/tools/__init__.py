@@ -5,21 +5,24 @@ from dataclasses import dataclass
 
 from openrouter_mcp.render import Reply
 from openrouter_mcp.tools.account import check_credits
+from openrouter_mcp.tools.answers import read_answer
 from openrouter_mcp.tools.chat import ask_model, compare_models
 from openrouter_mcp.tools.models import list_free_models
 
 
 @dataclass(frozen=True)
 class Tool:
-    """A tool function; `spends` when a call uses up allowance or money, so that it is no mere reading."""
+    """A tool function; `spends` when a call uses up allowance or money, `changes` when it is no mere reading either."""
 
     run: Callable[..., Awaitable[Reply]]
     spends: bool
+    changes: bool = False
 
 
 TOOLS = (
     Tool(ask_model, spends=True),
     Tool(compare_models, spends=True),
+    Tool(read_answer, spends=False, changes=True),
     Tool(list_free_models, spends=False),
     Tool(check_credits, spends=False),
 )

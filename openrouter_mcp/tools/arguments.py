@@ -1,12 +1,15 @@
 """The arguments that tools share: what the SDK hands in, and the fields a model fills."""
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated
 
+import anyio
 from mcp.server.mcpserver import Context, Resolve
 from pydantic import Field, WithJsonSchema
 
 from openrouter_mcp.app import App
+from openrouter_mcp.writing import Watch
 
 
 def current_app(context: Context[App]) -> App:
@@ -14,7 +17,19 @@ def current_app(context: Context[App]) -> App:
     return context.request_context.lifespan_context
 
 
+def current_watch(context: Context[App]) -> Watch:
+    """Whoever called this tool, if their client asked to be told of progress."""
+
+    async def report(value: float, words: str) -> None:
+        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client is gone; the work goes on
+            await context.report_progress(value, None, words)
+
+    wanted = "progress_token" in (context.request_context.meta or {})
+    return current_app(context).writing.watch(report, wanted=wanted)
+
+
 CurrentApp = Annotated[App, Resolve(current_app)]
+CurrentWatch = Annotated[Watch, Resolve(current_watch)]
 Prompt = Annotated[str, Field(description="The whole task: the model sees nothing else of your conversation.")]
 System = Annotated[str, Field(description="System prompt: role, tone, rules.")]
 MaxTokens = Annotated[int, Field(ge=1, description="Most tokens to write, reasoning included.")]
@@ -24,3 +39,4 @@ MaxCost = Annotated[
     Field(ge=0, max_digits=30, description="Most USD this call may cost; only lowers the user's budget. 0: free only."),
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
+ContinueFrom = Annotated[str, Field(description="Id of an answer to go on from: its whole conversation is sent along.")]

@@ -7,18 +7,21 @@ from pydantic import Field
 
 from openrouter_mcp import compare, render
 from openrouter_mcp.render import Reply
-from openrouter_mcp.tools.arguments import CurrentApp, MaxCost, MaxTokens, Prompt, System
+from openrouter_mcp.tools.arguments import ContinueFrom, CurrentApp, CurrentWatch, MaxCost, MaxTokens, Prompt, System
 from openrouter_mcp.tools.consent import AgreedToAsk, AgreedToCompare
+from openrouter_mcp.tools.requests import question
 from openrouter_mcp.wire import ChatRequest
 
 
 async def ask_model(
     app: CurrentApp,
     agreed: AgreedToAsk,
+    watch: CurrentWatch,
     *,
     prompt: Prompt,
     model: Annotated[str, Field(description="An id; omitted: the best free ones right now.")] = "",
     system: System = "",
+    continue_from: ContinueFrom = "",
     max_tokens: MaxTokens = 8192,
     max_cost_usd: MaxCost = None,
 ) -> Reply:
@@ -26,15 +29,30 @@ async def ask_model(
 
     Use it for a second opinion, a draft or a task to hand over. A free model uses 1 of the day's free requests, up to
     3 if it must try again. A priced one, which must be named, costs money within the user's budget ($0 unless set).
+    What takes too long comes later: read_answer waits for it.
     """
-    model = model or app.guard.default_model(max_cost_usd)
-    request = ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens)
-    return render.answer(await app.answers.ask(request, app.guard.purse(max_cost_usd, agreed=agreed)))
+    app.client.require_key()
+    asked = await question(
+        app,
+        prompt=prompt,
+        model=model,
+        system=system,
+        max_tokens=max_tokens,
+        continue_from=continue_from,
+        max_cost=max_cost_usd,
+    )
+    purse = app.guard.purse(max_cost_usd, agreed=agreed)
+    running = app.writing.start(asked.request, purse, parent=asked.parent, note=asked.note)
+    await app.writing.wait([running], watch)
+    if running.failure:
+        raise running.failure
+    return render.answer(app.answers.view(running))
 
 
 async def compare_models(
     app: CurrentApp,
     agreed: AgreedToCompare,
+    watch: CurrentWatch,
     *,
     prompt: Prompt,
     models: Annotated[
@@ -54,4 +72,4 @@ async def compare_models(
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
     purse = app.guard.purse(max_cost_usd if models else Decimal(0), agreed=agreed)
     chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard)
-    return render.comparison(await compare.compare(app.answers, app.guard, request, chosen, purse))
+    return render.comparison(await compare.compare(app.writing, app.guard, request, chosen, purse, watch=watch))

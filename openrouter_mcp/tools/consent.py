@@ -19,6 +19,7 @@ from openrouter_mcp.records import FREE_ROUTER
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.text import one_line, usd
 from openrouter_mcp.tools.arguments import CurrentApp
+from openrouter_mcp.tools.requests import question
 from openrouter_mcp.vetting import Vetted
 from openrouter_mcp.wire import ChatRequest
 
@@ -32,12 +33,31 @@ class Consent(BaseModel):
 
 
 async def cost_of_asking(
-    app: CurrentApp, *, prompt: str, model: str, system: str, max_tokens: int, max_cost_usd: Decimal | None
+    app: CurrentApp,
+    *,
+    prompt: str,
+    model: str,
+    system: str,
+    continue_from: str,
+    max_tokens: int,
+    max_cost_usd: Decimal | None,
 ) -> list[Vetted]:
     """What is to be asked about for `ask_model`; nothing when nobody needs to be."""
-    model = model or app.guard.default_model(max_cost_usd)
-    request = ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens)
-    return await _above_limit(app, [request] if model not in ("", FREE_ROUTER) else [], max_cost_usd)
+    purse = app.guard.purse(max_cost_usd)
+    if purse.agreed is None or purse.limit <= purse.agreed:
+        return []
+    asked = await question(
+        app,
+        prompt=prompt,
+        model=model,
+        system=system,
+        max_tokens=max_tokens,
+        continue_from=continue_from,
+        max_cost=max_cost_usd,
+    )
+    return await _above_limit(
+        app, [asked.request] if asked.request.model not in ("", FREE_ROUTER) else [], max_cost_usd
+    )
 
 
 async def cost_of_comparing(

@@ -1,0 +1,18 @@
+"""What a tool answers with."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The text for the model, the record for programs."""
+
+    text: str
+    record: dict[str, object] = field(default_factory=dict)
+    is_error: bool = False
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Cells joined by bars, unpadded: padding costs tokens and helps no model."""
+    return "\n".join(" | ".join(row) for row in rows)

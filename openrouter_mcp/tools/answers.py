@@ -1,0 +1,32 @@
+"""Reading answers that were asked for before."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from openrouter_mcp import render
+from openrouter_mcp.render import Reply
+from openrouter_mcp.tools.arguments import CurrentApp, CurrentWatch
+
+_LISTED = 20
+
+
+async def read_answer(
+    app: CurrentApp,
+    watch: CurrentWatch,
+    *,
+    id: Annotated[str, Field(description="From an earlier result; omitted: lists your newest answers.")] = "",  # noqa: A002
+    page: Annotated[int, Field(ge=1, description="Which page of a long answer.")] = 1,
+    wait_seconds: Annotated[int, Field(ge=0, le=180, description="How long to wait if it is still writing.")] = 45,
+    cancel: Annotated[bool, Field(description="Stop an answer that is still being written.")] = False,
+) -> Reply:
+    """Read an answer again: its next page, or what was not finished in time.
+
+    Use it when a result says "still writing" or "page 1 of 4", or when a call was cut off: without `id` it lists your
+    newest answers. Costs nothing, uses no free request.
+    """
+    if not id:
+        return render.answers(await app.answers.newest(_LISTED))
+    if cancel:
+        await app.answers.stop(id)
+    return render.answer(await app.answers.read(id, page, watch, wait_s=wait_seconds))

@@ -1,0 +1,49 @@
+"""What the arguments of a question ask for."""
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from openrouter_mcp.app import App
+from openrouter_mcp.conversation import fitting
+from openrouter_mcp.vetting import MAX_PROMPT_BYTES
+from openrouter_mcp.wire import ChatRequest
+
+_NO_LIMIT = 10**9
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, the answer it continues if any, and what the agent should know of it."""
+
+    request: ChatRequest
+    parent: str = ""
+    note: str = ""
+
+
+async def question(
+    app: App, *, prompt: str, model: str, system: str, max_tokens: int, continue_from: str, max_cost: Decimal | None
+) -> Question:
+    """The request for these arguments; with `continue_from`, after as much of that conversation as the model can read.
+
+    Raises:
+        UnknownAnswer, InvalidRequest: when there is nothing to continue.
+        OpenRouterMCPError: when the catalogue cannot be read.
+    """
+    if not continue_from:
+        model = model or app.guard.default_model(max_cost)
+        return Question(ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens))
+    talk = await app.answers.conversation(continue_from)
+    model = model or talk.model
+    request = ChatRequest(model=model, prompt=prompt, system=system or talk.system, max_tokens=max_tokens)
+    entry = next((entry for entry in await app.catalog.models() if entry.id == model), None)
+    context = (entry and entry.context_length) or _NO_LIMIT
+    most = (entry and entry.top_provider.max_completion_tokens) or max_tokens
+    shortened = replace(request, max_tokens=min(max_tokens, most))  # as vetting will
+    history = fitting(talk.turns, shortened, context=context, max_bytes=MAX_PROMPT_BYTES)
+    dropped = len(talk.turns) - len(history)
+    notes = [
+        f"the {dropped} oldest of {len(talk.turns)} turns were left out: {model} cannot read more" if dropped else "",
+        "what was said before that is no longer kept" if talk.lost else "",
+    ]
+    request = ChatRequest(model=model, prompt=prompt, system=request.system, history=history, max_tokens=max_tokens)
+    return Question(request, continue_from, "; ".join(filter(None, notes)))
