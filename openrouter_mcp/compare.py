@@ -63,7 +63,7 @@ async def compare(
     started = anyio.current_time()
     vetted, rows = await vet_all(guard, [replace(request, model=model) for model in models], purse)
     if vetted:
-        time_left = LONGEST_WAIT_S - (anyio.current_time() - started)
+        time_left = max(0.0, LONGEST_WAIT_S - (anyio.current_time() - started))
         held = await guard.reserve(vetted, purse, longest_wait=time_left, spare=SPARE)
         running = [
             writing.start(replace(request, model=one.request.model), purse, held=each, spare=SPARE)

@@ -84,7 +84,7 @@ class Draft:
         tokens = self.answer.thoughts + self.answer.words
         if not tokens:
             return "asked" if self.sent.is_set() else "starting"
-        count = f"{tokens} tokens" if tokens < 1000 else f"{tokens / 1000:.1f}k tokens"
+        count = f"{tokens} token{'s' * (tokens > 1)}" if tokens < 1000 else f"{tokens / 1000:.1f}k tokens"
         return f"{'writing' if self.answer.words else 'thinking'}, {count}"
 
 

@@ -3,6 +3,7 @@ nothing: what it asked for goes on without it."""
 
 import asyncio
 import base64
+import logging
 import os
 import secrets
 import time
@@ -21,6 +22,9 @@ from openrouter_mcp.text import duration
 from openrouter_mcp.transcript import Answer, Draft, failed, progress
 from openrouter_mcp.vetting import Purse
 from openrouter_mcp.wire import ChatRequest
+
+logger = logging.getLogger(__name__)
+_QUICK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Writing:
         running = Running(entry, Draft(answer), self._clock())
         self._running[answer.id] = running
         running.task = asyncio.create_task(self._run(running, request, purse, held, spare))
+        running.task.add_done_callback(_log_fault)
         return running
 
     async def _run(self, running: Running, request: ChatRequest, purse: Purse, held: Held | None, spare: int) -> None:
@@ -142,6 +147,9 @@ class Writing:
                 self._end(running, too_long=longest.cancelled_caught)
                 group.cancel_scope.cancel()
         finally:
+            if running.draft.answer.running:  # by a fault of ours
+                running.failure = OpenRouterMCPError("It ended by a fault of this server; its log (stderr) says more.")
+                self._end(running, too_long=False)
             try:
                 if running.draft.sent.is_set() or running.shown:
                     with anyio.CancelScope(shield=True):
@@ -165,6 +173,7 @@ class Writing:
     async def _keep_alive(self, running: Running) -> None:
         """Write down that the answer is coming as soon as it is asked for, and now and then how far it is."""
         await running.draft.sent.wait()
+        await anyio.sleep(min(_QUICK_S, self.waits.heartbeat))  # what is done by then is written down once
         while True:
             if await self._save(running):
                 _stop(running, "read_answer was called with cancel")
@@ -224,6 +233,12 @@ class Writing:
             said = max(said + 0.001, seconds)
             await watch.report(said, progress([each.draft for each in running], self._clock(), seconds))
             await anyio.sleep(self.waits.progress)
+
+
+def _log_fault(task: "asyncio.Task[None]") -> None:
+    """Nobody may be waiting for it any more."""
+    if not task.cancelled() and (fault := task.exception()):
+        logger.error("An answer failed unexpectedly", exc_info=fault)
 
 
 def _stop(running: Running, because: str) -> None:

@@ -15,9 +15,10 @@ import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
 from processes import Upstream, spawned, wait_until
-from support import ERAS, ask
+from support import ERAS, SETTINGS, ask
 
-from openrouter_mcp.cli.serve import _listen
+from openrouter_mcp.cli.serve import _listen, serve
+from openrouter_mcp.errors import BadSetting
 from openrouter_mcp.sandbox import Fault
 from openrouter_mcp.tools import TOOLS
 
@@ -142,8 +143,14 @@ async def test_a_page_in_a_browser_cannot_use_it(address: str, headers: dict[str
     assert reply.status_code == status
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com"])
-def test_an_address_others_can_reach_is_refused(host: str) -> None:
+@pytest.mark.parametrize("host", ["::", "192.168.1.5", "example.com"])
+async def test_an_address_others_can_reach_is_refused(host: str) -> None:
+    with pytest.raises(BadSetting, match=f"--host {host} can be reached from other machines"):
+        await serve(SETTINGS, sandbox=True, host=host, port=0)
+
+
+def test_it_says_so_in_one_line_and_ends() -> None:
+    host = "0.0.0.0"
     with spawned("serve", "--host", host, "--port", "0", "--sandbox") as process:
         _, complaint = process.communicate(timeout=20)
     assert process.returncode == 2

@@ -12,14 +12,17 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from mcp import Client
 from pydantic import SecretStr
 from served import HASTY, MODEL, Gate, Said, Served, held_back, says, served
-from support import ERAS, SETTINGS, until
+from support import ERAS, SETTINGS, ask, opened, until
 
 from openrouter_mcp.pages import PAGE
 from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.transport import StreamingTransport
+from openrouter_mcp.server import build
+from openrouter_mcp.writing import Waits
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ async def test_what_is_not_done_after_55_seconds_is_handed_over_with_its_text_so
         assert text.splitlines() == [
             "[sandbox] ",
             "",
-            f'[still writing: writing, 1 tokens; read_answer(id="{record["id"]}") waits for more]',
+            f'[still writing: writing, 1 token; read_answer(id="{record["id"]}") waits for more]',
         ]
         monkeypatch.undo()
         gate.opened.set()
@@ -432,3 +435,27 @@ async def test_a_row_that_is_not_ready_says_so_and_is_read_by_its_id(sandbox: Sa
             text, _, _ = await here.read(row["id"], wait=True)
             assert "No real model has read this." in text
     assert len(sandbox.chats) == 2
+
+
+async def test_a_fault_of_ours_after_the_answer_was_handed_over_is_said_and_logged(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = anyio.Event()
+
+    async def broken(*_: object) -> None:
+        await gate.wait()
+        raise KeyError("a detail")
+
+    async with opened(sandbox, waits=Waits(plain=0.0)) as app, Client(build(app)) as client:
+        monkeypatch.setattr(app.ledger, "answered", broken)
+        _, record, _ = await ask(client, prompt="Hi", model="acme/tiny:free")
+        assert record["status"] == "running"
+        gate.set()
+        (running,) = app.writing.running("").values()
+        assert running.task
+        await until(running.task.done)
+        text, record, is_error = await ask(client, "read_answer", id=record["id"])
+    assert is_error
+    assert (record["status"], record["code"]) == ("error", "internal")
+    assert "by a fault of this server" in text
+    assert "a detail" in caplog.text

@@ -147,5 +147,5 @@ async def test_some_hundred_calls_of_every_kind_leave_nothing_behind(sandbox: Sa
         assert app.writing.running("") == {}
         assert open_files() == files
         objects_now, blocks_now = memory()
-        assert objects_now - objects < ROUNDS * 8  # less than one for every answer
-        assert blocks_now - blocks < ROUNDS * CALLS * 4  # caches fill up slowly; an answer is hundreds
+        assert objects_now - objects < ROUNDS * CALLS  # caches fill up slowly; an answer is dozens
+        assert blocks_now - blocks < ROUNDS * CALLS * 4

@@ -1,10 +1,8 @@
 """The arguments that tools share: what the SDK hands in, and the fields a model fills."""
 
-from contextlib import suppress
 from decimal import Decimal
 from typing import Annotated
 
-import anyio
 from mcp.server.mcpserver import Context, Resolve
 from pydantic import Field, WithJsonSchema
 
@@ -12,20 +10,19 @@ from openrouter_mcp.app import App
 from openrouter_mcp.writing import Watch
 
 
-def current_app(context: Context[App]) -> App:
+async def current_app(context: Context[App]) -> App:
     """The process's one App, which `server.build` put into every connection's lifespan."""
     return context.request_context.lifespan_context
 
 
-def current_watch(context: Context[App]) -> Watch:
+async def current_watch(context: Context[App]) -> Watch:
     """Whoever called this tool, if their client asked to be told of progress."""
 
     async def report(value: float, words: str) -> None:
-        with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the client is gone; the work goes on
-            await context.report_progress(value, None, words)
+        await context.report_progress(value, None, words)
 
     wanted = "progress_token" in (context.request_context.meta or {})
-    return current_app(context).writing.watch(report, wanted=wanted)
+    return context.request_context.lifespan_context.writing.watch(report, wanted=wanted)
 
 
 CurrentApp = Annotated[App, Resolve(current_app)]

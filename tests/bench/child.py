@@ -88,8 +88,17 @@ def initialize(child: Child) -> None:
 
 def resident_mib(child: Child) -> float | None:
     """Resident memory in MiB; None where there is no /proc to say."""
+    return _memory_mib(child, "VmRSS:")
+
+
+def peak_mib(child: Child) -> float | None:
+    """The most it ever was."""
+    return _memory_mib(child, "VmHWM:")
+
+
+def _memory_mib(child: Child, name: str) -> float | None:
     status = Path(f"/proc/{child.pid}/status")
     if not status.exists():
         return None
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmRSS:"))
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
     return int(line.split()[1]) / 1024

@@ -19,6 +19,7 @@ _UNPACED = str(_HERE / "book.py")  # our server, with more free requests a minut
 _MODEL = "acme/tiny:free"
 _SLOWEST = "globex/large:free"
 _OTHERS = ("initech/coder:free", "cyberdyne/json:free", "tyrell/polyglot:free", "soylent/chat:free")
+_TALKER = "hooli/thinker:free"
 _PROMPT = "Why is the sky blue?"
 DELAY_MS = 20.0
 SLOWEST_MS = 200.0
@@ -67,8 +68,9 @@ def _spawn(arguments: tuple[str, ...]) -> tuple[float, float, float | None]:
 
 def calls(one_by_one: int, bursts: int, comparisons: int) -> list[Row]:
     """Times of calls (ms) over the sandbox on loopback; the arguments are counts of runs."""
-    row, burst, compared = (
+    row, told, burst, compared = (
         Row(f"call, less the {DELAY_MS:g} ms upstream takes", "ms"),
+        Row("call with progress, against our own without", "ms", most=1.1),
         Row(f"{AT_ONCE} calls at once", "ms"),
         Row(f"`compare_models` of 5, slowest {SLOWEST_MS:g} ms, against it alone", "ms", most=1.1),
     )
@@ -78,6 +80,12 @@ def calls(one_by_one: int, bursts: int, comparisons: int) -> list[Row]:
         row.ours = [ms - DELAY_MS for ms in row.ours]
         row.bare = [ms - DELAY_MS for ms in row.bare]
         _in_turn(
+            told,
+            one_by_one,
+            lambda: _call(ours, "ask_model", ask, meta={"progressToken": "any"}),
+            lambda: _call(ours, "ask_model", ask),
+        )
+        _in_turn(
             burst, bursts, lambda: _call(ours, "ask_model", ask, AT_ONCE), lambda: _call(bare, "ask", ask, AT_ONCE)
         )
         compare = {"prompt": _PROMPT, "models": [_SLOWEST, *_OTHERS]}
@@ -85,13 +93,44 @@ def calls(one_by_one: int, bursts: int, comparisons: int) -> list[Row]:
         _in_turn(
             compared, comparisons, lambda: _call(ours, "compare_models", compare), lambda: _call(bare, "ask", alone)
         )
-    return [row, burst, compared]
+    return [row, told, burst, compared]
+
+
+def long_answers(runs: int) -> list[Row]:
+    """What an answer of 2 MB costs, in servers that have answered but one short question: ms, and MiB at the peak."""
+    rows = [
+        Row("2 MB answer", "ms"),
+        Row("peak memory above that before a 2 MB answer", "MiB"),
+        Row("page 2 of the 2 MB answer", "ms"),
+        Row("page 100 of the 2 MB answer", "ms"),
+    ]
+    for _ in range(runs):
+        with _over_loopback() as (ours, bare):
+            _long_answer(ours, "ask_model", [row.ours for row in rows])
+            _long_answer(bare, "ask", [row.bare for row in rows[:2]])
+    return rows
+
+
+def _long_answer(server: Child, tool: str, columns: list[list[float]]) -> None:
+    """A value for each of `columns`, as far as there are any."""
+    _call(server, tool, {"prompt": _PROMPT, "model": _MODEL})
+    before = child.resident_mib(server)
+    begin = time.perf_counter()
+    child.send(server, "tools/call", {"name": tool, "arguments": {"prompt": _PROMPT, "model": _TALKER}})
+    answer = child.answer(server)
+    columns[0].append((time.perf_counter() - begin) * 1000)
+    peak = child.peak_mib(server)
+    if before is not None and peak is not None:
+        columns[1].append(peak - before)
+    for column, page in zip(columns[2:], (2, 100), strict=False):
+        column.append(_call(server, "read_answer", {"id": answer["_meta"]["openrouter"]["id"], "page": page}))
 
 
 @contextmanager
 def _over_loopback() -> Generator[tuple[Child, Child]]:
     """Our server and the bare one, initialized, over one upstream."""
-    with child.started((str(_HERE / "upstream.py"), str(DELAY_MS), f"{_SLOWEST}={SLOWEST_MS}")) as upstream:
+    slow, long = f"{_SLOWEST}={SLOWEST_MS}", ("--long", _TALKER)
+    with child.started((str(_HERE / "upstream.py"), str(DELAY_MS), slow, *long)) as upstream:
         base_url = f"http://127.0.0.1:{int(child.read_line(upstream))}/api/v1"
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -110,11 +149,13 @@ def _in_turn(row: Row, runs: int, ours: Callable[[], float], bare: Callable[[], 
         row.bare.append(bare())
 
 
-def _call(server: Child, tool: str, arguments: Mapping[str, object], times: int = 1) -> float:
+def _call(
+    server: Child, tool: str, arguments: Mapping[str, object], times: int = 1, meta: Mapping[str, object] | None = None
+) -> float:
     """Milliseconds until all of `times` calls, sent at once, are answered."""
     begin = time.perf_counter()
     for _ in range(times):
-        child.send(server, "tools/call", {"name": tool, "arguments": arguments})
+        child.send(server, "tools/call", {"name": tool, "arguments": arguments, "_meta": meta or {}})
     for _ in range(times):
         child.answer(server)
     return (time.perf_counter() - begin) * 1000

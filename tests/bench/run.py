@@ -26,6 +26,7 @@ def main() -> None:
     rows = [
         *measures.startup(runs=2 if quick else 20),
         *(measures.calls(5, 1, 1) if quick else measures.calls(one_by_one=200, bursts=10, comparisons=10)),
+        *measures.long_answers(runs=1 if quick else 5),
         *book.reservations(runs=50 if quick else 2000),
         *measures.listing(),
     ]

@@ -1,18 +1,22 @@
 # ruff: noqa: T201 - the port is this program's one answer
 """Serves the sandbox on a free loopback port, with delays and without limits; prints the port; ends when stdin does.
 
-`python upstream.py MS [MODEL=MS ...]`: milliseconds before the first token, for all models and for single ones.
+`python upstream.py MS [MODEL=MS ...] [--long MODEL]`: milliseconds before the first token, for all models and for
+single ones; and the model that says 2 MB at once.
 """
 
+import json
 import socket
 import sys
 from threading import Thread
 
 import uvicorn
 
-from openrouter_mcp.sandbox import Sandbox
+from openrouter_mcp.sandbox import Fault, Sandbox
 
 _PLENTY = 1_000_000
+_LONG = 2_000_000  # bytes
+_PIECE = "A word is said, and then another one.\n" * 5
 
 
 def main() -> None:
@@ -20,7 +24,12 @@ def main() -> None:
     sandbox = Sandbox()
     sandbox.account.per_minute = sandbox.account.per_day = _PLENTY
     sandbox.delay_s = float(sys.argv[1]) / 1000
-    for argument in sys.argv[2:]:
+    arguments = sys.argv[2:]
+    if "--long" in arguments:
+        model = arguments.pop()
+        arguments.pop()
+        sandbox.fail(Fault(body=_long(), headers={"content-type": "text/event-stream"}), times=None, model=model)
+    for argument in arguments:
         model, _, delay_ms = argument.rpartition("=")
         sandbox.delays[model] = float(delay_ms) / 1000
     # asyncio sets TCP_NODELAY only on sockets that name their protocol; on others a kept connection waits 40 ms.
@@ -31,6 +40,13 @@ def main() -> None:
         Thread(target=_stop_at_end_of_stdin, args=(server,), daemon=True).start()
         print(listener.getsockname()[1], flush=True)
         server.run(sockets=[listener])
+
+
+def _long() -> bytes:
+    """A stream of 2 MB of text, in pieces as a fast model sends them."""
+    event = f"data: {json.dumps({'choices': [{'delta': {'content': _PIECE}}]})}\n\n".encode()
+    last = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    return event * (_LONG // len(_PIECE)) + last
 
 
 def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:
