@@ -84,8 +84,14 @@ class Answers:
             pages = list(running.draft.text)
             return _view(running.draft.answer, pages[page - 1 : page], page, len(pages), self._writing.doing(running))
         entry = await self._kept(id_, caller)
+        said = 0.0
         with anyio.move_on_after(limit):
             while entry.answer.running:  # in another process
+                if watch.wanted:
+                    said += self._writing.waits.poll
+                    await watch.report(
+                        said, f"{entry.answer.asked}: written in another process, {said:.0f} s (id {id_})"
+                    )
                 await anyio.sleep(self._writing.waits.poll)
                 entry = await self._kept(id_, caller)
         count, text = await self._keeping.pages(id_), await self._keeping.page(id_, page)

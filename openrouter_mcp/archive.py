@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -173,7 +174,7 @@ def _entry(row: tuple[object, ...], caller: str) -> Entry | None:
         answer = _FACTS.validate_json(str(facts))
     except ValidationError:
         return None
-    if amount(answer.held) is None or (answer.usage.cost is not None and amount(answer.usage.cost) is None):
+    if None in [amount(usd) for usd in (answer.held, answer.before, answer.usage.cost or Decimal(0))]:
         return None
     return Entry(
         answer, str(owner), caller, str(parent), number(at) or 0.0, number(seen) or 0.0, str(process), str(system),

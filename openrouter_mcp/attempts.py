@@ -29,6 +29,7 @@ from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.records import FREE_ROUTER, Model
 from openrouter_mcp.refusals import MayHaveBeenBilled
+from openrouter_mcp.text import usd
 from openrouter_mcp.transcript import Draft, ended_early, gather, without_text
 from openrouter_mcp.vetting import Purse
 from openrouter_mcp.wire import ChatRequest
@@ -116,6 +117,8 @@ class Attempts:
         except OpenRouterMCPError as failure:
             outcome = failure.outcome
             failure.sent = permit.spent and outcome not in (Outcome.NEVER_SENT, Outcome.BAD_TLS)
+            if failure.sent and outcome is Outcome.BROKE and charge:
+                failure.text += f" It may have been billed: {usd(charge.amount)} stays reserved until OpenRouter tells."
             if failure.sent and outcome is Outcome.LOST and charge:
                 raise MayHaveBeenBilled(failure, charge.amount, answer.generation_id) from failure
             raise
@@ -125,6 +128,7 @@ class Attempts:
                 answer.warning = await self._guard.settle(
                     permit, answer.usage, answer.served, answer.generation_id, ran
                 )
+                answer.held = permit.held.charge.amount if permit.held.charge else Decimal(0)
 
     async def _wait(self, held: Held, call: "_Call") -> None:
         """Until the slot's moment has come; one that was missed is replaced."""
@@ -158,7 +162,11 @@ class Attempts:
                     raise
                 if not answer.finish_reason or answer.finish_reason == "error":
                     answer.problem = f"it broke off here: {failure.text}"
-            limit = f"{permit.max_tokens}{', all that its budget bears' if permit.vetted.shortened else ''}"
+            limit = f"{permit.max_tokens}"
+            if permit.vetted.shortened:
+                limit += ", all that its budget bears"
+            elif permit.max_tokens < call.request.max_tokens:
+                limit += ", all that this model writes"
             if not text.has_words:
                 raise without_text(answer, limit)
             answer.problem = answer.problem or ended_early(answer.finish_reason, limit)

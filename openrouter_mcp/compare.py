@@ -50,6 +50,7 @@ async def compare(
     purse: Purse,
     *,
     watch: Watch,
+    caller: str = "",
 ) -> list[Draft]:
     """Ask all `models` at once, for what `purse` may spend in all, and wait as long as the client does; one row each,
     in their order, done or not. A failure is a row too.
@@ -66,7 +67,7 @@ async def compare(
         time_left = max(0.0, LONGEST_WAIT_S - (anyio.current_time() - started))
         held = await guard.reserve(vetted, purse, longest_wait=time_left, spare=SPARE)
         running = [
-            writing.start(replace(request, model=one.request.model), purse, held=each, spare=SPARE)
+            writing.start(replace(request, model=one.request.model), purse, held=each, spare=SPARE, caller=caller)
             for one, each in zip(vetted, held, strict=True)
         ]
         rows |= {one.request.model: each.draft for one, each in zip(vetted, running, strict=True)}

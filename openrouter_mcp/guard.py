@@ -274,6 +274,7 @@ class Guard:
         elif charge and cost is not None:
             permit.held.purse.take_back(charge.amount - cost)
             await self._ledger.spending.settle(charge, cost)
+            permit.held.charge = None
         known = self._catalog.known()
         wrong = audit.overcharged(permit.vetted, usage) or audit.outsider(permit.vetted, served, known)
         if wrong:

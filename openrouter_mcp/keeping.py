@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,8 +30,10 @@ class Keeping:
         self._folder = folder
         self._clock = clock
         self._disk: Archive | None = None
+        self._inode = 0
         self._memory: Archive | None = None
         self._one_thread = anyio.CapacityLimiter(1)
+        self._one_at_a_time = threading.Lock()  # which anyio's limiter may not keep, up to 4.10
 
     async def aclose(self) -> None:
         """Close what is open."""
@@ -91,7 +94,11 @@ class Keeping:
     # --- the archives -------------------------------------------------------------------------------------------------
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await anyio.to_thread.run_sync(work, limiter=self._one_thread)
+        def alone() -> T:
+            with self._one_at_a_time:
+                return work()
+
+        return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
 
     async def _each(self, method: Callable[[Archive], T]) -> list[T]:
         """What each archive says; the one in memory holds what could not be written, so it comes first."""
@@ -120,12 +127,16 @@ class Keeping:
                     self._disk.close()
                     self._disk = None
                 path = self._folder / _FILE
-                path.replace(path.with_name(f"{_FILE}.broken-{int(self._clock())}"))
+                if path.stat().st_ino == self._inode:  # else a sibling did so, and what lies there is new
+                    path.replace(path.with_name(f"{_FILE}.broken-{int(self._clock())}"))
                 return [method(self._on_disk(self._folder))]
         return []
 
     def _on_disk(self, folder: Path) -> Archive:
-        self._disk = self._disk or Archive(private_file(folder, _FILE))
+        if self._disk is None:
+            path = private_file(folder, _FILE)
+            self._inode = path.stat().st_ino
+            self._disk = Archive(path)
         return self._disk
 
     def _is_fresh(self, entry: Entry) -> bool:

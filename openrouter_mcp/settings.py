@@ -63,7 +63,7 @@ class Policy:
 class Settings:
     """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
     `state_dir`, and the answers if they are kept; None keeps both in this process's memory. A tool waits so many
-    seconds for an answer, longer for a client that is shown progress."""
+    seconds for an answer, longer for a client that is shown progress. `caller` is whom the answers are for."""
 
     key: SecretStr | None = None
     key_problem: str = ""
@@ -71,6 +71,7 @@ class Settings:
     app_url: str = ""
     state_dir: Path | None = None
     keep_answers: bool = True
+    caller: str = ""
     wait_s: float = 55.0
     wait_with_progress_s: float = 180.0
     policy: Policy = Policy()

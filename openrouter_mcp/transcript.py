@@ -8,7 +8,7 @@ import anyio
 
 from openrouter_mcp.errors import Blocked, EmptyAnswer, OpenRouterMCPError, Outcome
 from openrouter_mcp.pages import Text
-from openrouter_mcp.text import duration
+from openrouter_mcp.text import duration, one_line, usd
 from openrouter_mcp.wire import MAX_REPLY_BYTES, Event, Usage
 
 
@@ -16,8 +16,8 @@ from openrouter_mcp.wire import MAX_REPLY_BYTES, Event, Usage
 class Answer:
     """What is known of one answer, but for its text. `models` were asked, `served` answered; `problem` says why there
     is no text (an error of that `code`) or why it is not whole, `warning` what else is wrong, `note` what else to know,
-    `allowance` what is left of the day. `held` USD stay reserved while its cost is not known; `thoughts` and `words`
-    count the pieces of each. `begun`: OpenRouter took the request."""
+    `allowance` what is left of the day. `held` USD stay reserved while its cost is not known, `before` were spent on
+    earlier attempts; `thoughts` and `words` count the pieces of each. `begun`: OpenRouter took the request."""
 
     id: str = ""
     models: tuple[str, ...] = ()
@@ -32,6 +32,7 @@ class Answer:
     warning: str = ""
     note: str = ""
     held: Decimal = Decimal(0)
+    before: Decimal = Decimal(0)
     seconds: float = 0.0
     attempts: int = 0
     allowance: str = ""
@@ -43,6 +44,7 @@ class Answer:
 
     def begin(self, models: tuple[str, ...], held: Decimal) -> None:
         """Another attempt, for which `held` USD are reserved; the last one, if any, had no text."""
+        self.before += self.usage.cost or Decimal(0)
         self.models, self.held = models, held
         self.served = self.provider = self.generation_id = self.finish_reason = ""
         self.usage, self.thoughts, self.words, self.begun = Usage(), 0, 0, False
@@ -50,7 +52,17 @@ class Answer:
     @property
     def model(self) -> str:
         """Who answered; until that is known, who was asked first."""
-        return self.served or (self.models[0] if self.models else "")
+        return self.served or self.asked
+
+    @property
+    def cost(self) -> Decimal | None:
+        """USD for all attempts together; None when that of the last is not known."""
+        return None if self.usage.cost is None else self.before + self.usage.cost
+
+    @property
+    def asked(self) -> str:
+        """Of those asked, the one that answers as far as that is known, by the name it was asked by."""
+        return self.served if self.served in self.models else next(iter(self.models), "")
 
     @property
     def status(self) -> str:
@@ -90,7 +102,7 @@ class Draft:
 
 def progress(drafts: Sequence[Draft], now: float, seconds: float) -> str:
     """How far answers are that were asked for together `seconds` ago, for a person."""
-    each = [f"{draft.answer.model.partition('/')[2] or 'a free model'}: {draft.doing(now)}" for draft in drafts]
+    each = [f"{draft.answer.asked.partition('/')[2] or 'a free model'}: {draft.doing(now)}" for draft in drafts]
     if len(drafts) == 1:
         return f"{each[0]}, {seconds:.0f} s (id {drafts[0].answer.id})"
     done = sum(not draft.answer.running for draft in drafts)
@@ -140,7 +152,7 @@ def ended_early(finish_reason: str, max_tokens: str) -> str:
         case "":
             return "it ended here without saying that it was done"
         case "length":
-            return f"cut off at max_tokens ({max_tokens}); ask again with more, or ask for less"
+            return f"cut off at max_tokens ({max_tokens}); ask_model with continue_from its id has it go on"
         case "content_filter":
             return "the provider's content filter stopped it here"
         case _:
@@ -150,13 +162,13 @@ def ended_early(finish_reason: str, max_tokens: str) -> str:
 def without_text(answer: Answer, max_tokens: str) -> OpenRouterMCPError:
     if answer.finish_reason == "length" and (answer.thoughts or answer.usage.reasoning_tokens):
         return EmptyAnswer(
-            f"{answer.model} spent all its tokens (max_tokens {max_tokens}) on reasoning and wrote no answer. Raise "
-            "max_tokens, or ask a model that does not reason.",
+            f"{one_line(answer.model, 100)} spent all its tokens (max_tokens {max_tokens}) on reasoning and wrote no "
+            "answer. Raise max_tokens, or ask a model that does not reason.",
             outcome=Outcome.REFUSED,
         )
     if answer.finish_reason == "content_filter":
         return Blocked("The provider's content filter stopped the answer before its first word.")
-    return EmptyAnswer(
-        f"{answer.model} sent no text. OpenRouter does not bill the tokens of empty answers. Ask "
-        "again later, or ask another model."
-    )
+    billed = "OpenRouter does not bill the tokens of empty answers."
+    if answer.usage.cost:
+        billed = f"OpenRouter reports a cost of {usd(answer.usage.cost)} for it."
+    return EmptyAnswer(f"{one_line(answer.model, 100)} sent no text. {billed} Ask again later, or ask another model.")

@@ -12,7 +12,7 @@ from typing import Any
 
 from openrouter_mcp import failures
 from openrouter_mcp.errors import BadReply, OpenRouterMCPError
-from openrouter_mcp.text import encodable, mapping
+from openrouter_mcp.text import encodable, mapping, one_line
 
 _LEAST_USD, _MOST_USD = Decimal("1e-18"), Decimal("1e9")  # beyond these a cost is a mistake
 _MOST_DIGITS = 30
@@ -123,9 +123,9 @@ def read_event(data: object) -> Event:
     return Event(
         text=_text_of(message.get("content")),
         reasoning=_string(message.get("reasoning")),
-        finish_reason=_string(choice.get("finish_reason")),
-        model=_string(chunk.get("model")),
-        provider=_string(chunk.get("provider")),
+        finish_reason=one_line(choice.get("finish_reason"), 40),
+        model=_string(chunk.get("model"))[:200],  # as it is: the guard compares it
+        provider=one_line(chunk.get("provider"), 60),
         generation_id=generation_id(chunk.get("id")),
         usage=read_usage(mapping(chunk.get("usage"))),
         failure=failures.read(200, {}, {"error": error}) if error else None,

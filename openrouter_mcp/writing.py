@@ -18,6 +18,7 @@ from openrouter_mcp.errors import OpenRouterMCPError, Timeout
 from openrouter_mcp.guard import Held
 from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.refusals import MayHaveBeenBilled
 from openrouter_mcp.text import duration
 from openrouter_mcp.transcript import Answer, Draft, failed, progress
 from openrouter_mcp.vetting import Purse
@@ -163,10 +164,13 @@ class Writing:
         if too_long:
             answer.problem = f"it was stopped here after {duration(self.waits.answer)}"
             if not text.has_words:
-                running.failure = Timeout(f"The model wrote nothing in {duration(self.waits.answer)} and was stopped.")
+                gone = Timeout(f"The model wrote nothing in {duration(self.waits.answer)} and was stopped.")
+                lost = MayHaveBeenBilled(gone, answer.held, answer.generation_id) if answer.held else gone
+                running.failure = lost
         elif running.scope.cancelled_caught:
             answer.cancelled, answer.problem = True, f"it was stopped here: {running.stopped_because}"
         if failure := running.failure:
+            failure.text += f" Warning: {answer.warning}" if answer.warning else ""
             failed(answer, failure)
         answer.seconds, answer.running = self._clock() - running.started, False
 

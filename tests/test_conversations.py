@@ -222,9 +222,13 @@ async def test_a_conversation_with_a_priced_model_is_not_gone_on_with_once_the_b
     async with served(sandbox, settings=rich) as here:
         id_ = await answered(here, "One.", model="globex/large")
     async with served(sandbox, settings=settings) as here:
-        _, record, _ = await here.ask(continue_from=id_)
-    assert record["code"] == "not_free"
-    assert len(sandbox.chats) == 1
+        _, record, _ = await here.ask(continue_from=id_, model="globex/large")
+        assert record["code"] == "not_free"
+        assert len(sandbox.chats) == 1
+        text, _, _ = await here.ask(continue_from=id_)  # a call that names no model is free
+    assert "name globex/large to go on with it" in text
+    assert sandbox.chats[-1].body["model"].endswith(":free")
+    assert len(sandbox.chats[-1].body["messages"]) == 3
 
 
 async def test_the_whole_history_counts_in_what_a_continuation_can_cost_and_in_what_the_user_is_asked(

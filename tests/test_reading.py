@@ -296,7 +296,11 @@ PARTIAL: dict[str, tuple[Fault, dict[str, Any], str]] = {
     "error event": (Fault(then="error", after_tokens=3), {}, "it broke off here: "),
     "stalled": (Fault(then="stall", after_tokens=3), {}, "it broke off here: OpenRouter fell silent"),
     "ended early": (Fault(then="end", after_tokens=3), {}, "it ended here without saying that it was done"),
-    "cut off": (Fault(), {"max_tokens": 3}, "cut off at max_tokens (3); ask again with more, or ask for less"),
+    "cut off": (
+        Fault(),
+        {"max_tokens": 3},
+        "cut off at max_tokens (3); ask_model with continue_from its id has it go on",
+    ),
     "not JSON": (
         Fault(
             body=b'data: {"choices":[{"delta":{"content":"[sandbox] caf"}}]}\n\ndata: {"choices":[{"delta":{"con\xff'

@@ -15,6 +15,7 @@ from openrouter_mcp.errors import BadSetting
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings
 
+_WHOEVER = "http"  # may not read what was asked over stdio: anybody on this machine can reach the port
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LONGEST_END_S = 2.2
 _GRACE_S = 1  # for calls in flight, once asked to stop
@@ -36,6 +37,7 @@ async def serve(
     offered = transports or TRANSPORTS
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
+        settings = replace(settings, caller=_WHOEVER)
         if settings.policy.daily_budget:  # any process of this machine could spend it
             settings = replace(settings, policy=settings.policy.without_money())
             print("openrouter-mcp: over HTTP without a token the budget is $0: free models only", file=sys.stderr)

@@ -82,9 +82,10 @@ class Ledger:
         """Close the book."""
         await self._shelf.aclose()
 
-    async def owners(self) -> tuple[str, str]:
-        """By what the account goes: its own name as far as it is known, and the key's."""
-        return await self._shelf.use(lambda book: (book.account(book.db, self._key), self._key))
+    async def owners(self) -> tuple[str, ...]:
+        """By what the account goes: its own name as far as it is known (a new book does not know it yet), the key's."""
+        mine = (_hash(self._user),) if self._user else ()
+        return await self._shelf.use(lambda book: (*mine, book.account(book.db, self._key), self._key))
 
     # --- requests -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,6 +39,7 @@ class Shelf:
         self._book: Book | None = None
         self._inode = 0
         self._one_thread = anyio.CapacityLimiter(1)
+        self._one_at_a_time = threading.Lock()  # which anyio's limiter may not keep, up to 4.10
 
     @property
     def per_minute(self) -> int:
@@ -79,7 +81,11 @@ class Shelf:
                 self._book = self._alone(error)
                 return method(self._book, *args, **kwargs)
 
-        return await anyio.to_thread.run_sync(run, limiter=self._one_thread)
+        def alone() -> T:
+            with self._one_at_a_time:
+                return run()
+
+        return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
 
     def _open(self) -> Book:
         if self._folder is None:

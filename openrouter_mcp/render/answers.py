@@ -76,7 +76,12 @@ def comparison(drafts: Sequence[Draft]) -> Reply:
 
 def _record(row: Answer) -> dict[str, object]:
     """The stable names of design section 7; costs are decimal strings in USD."""
-    facts: dict[str, object] = {"id": row.id, "status": row.status, "model": row.model, "attempts": row.attempts}
+    facts: dict[str, object] = {
+        "id": row.id,
+        "status": row.status,
+        "model": one_line(row.model, 200),
+        "attempts": row.attempts,
+    }
     if row.code:
         return facts | {"code": row.code, "retry_after_s": row.retry_after_s}
     return facts | {
@@ -86,7 +91,7 @@ def _record(row: Answer) -> dict[str, object]:
         "prompt_tokens": row.usage.prompt_tokens,
         "completion_tokens": row.usage.completion_tokens,
         "reasoning_tokens": row.usage.reasoning_tokens,
-        "cost_usd": None if row.usage.cost is None else f"{row.usage.cost:f}",
+        "cost_usd": None if row.cost is None else f"{row.cost:f}",
         "seconds": round(row.seconds, 3),
         **({"warning": row.warning} if row.warning else {}),
     }
@@ -143,8 +148,8 @@ def _footer(answer: Answer) -> str:
 
 
 def _cost(answer: Answer) -> str:
-    if answer.usage.cost is not None:
-        return usd(answer.usage.cost)
+    if answer.cost is not None:
+        return usd(answer.cost)
     held = f", {usd(answer.held)} stays reserved until OpenRouter tells" if answer.held else ""
     return f"cost unknown{held}"
 
@@ -159,7 +164,7 @@ def _name(row: Answer) -> str:
 def _row(row: Answer) -> list[str]:
     if row.code:
         return [_name(row), row.code, "-", "-", "-", row.id or "-"]
-    cost = "unknown" if row.usage.cost is None else usd(row.usage.cost)
+    cost = "unknown" if row.cost is None else usd(row.cost)
     if row.running:
         return [_name(row), "still writing", "-", "-", "-", row.id]
     return [_name(row), row.status, f"{row.seconds:.1f}", str(row.usage.completion_tokens), cost, row.id]

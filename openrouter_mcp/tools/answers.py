@@ -25,8 +25,9 @@ async def read_answer(
     Use it when a result says "still writing" or "page 1 of 4", or when a call was cut off: without `id` it lists your
     newest answers. Costs nothing, uses no free request.
     """
+    caller = app.settings.caller
     if not id:
-        return render.answers(await app.answers.newest(_LISTED))
+        return render.answers(await app.answers.newest(_LISTED, caller))
     if cancel:
-        await app.answers.stop(id)
-    return render.answer(await app.answers.read(id, page, watch, wait_s=wait_seconds))
+        await app.answers.stop(id, caller)
+    return render.answer(await app.answers.read(id, page, watch, wait_s=wait_seconds, caller=caller))

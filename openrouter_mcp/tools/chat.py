@@ -42,7 +42,7 @@ async def ask_model(
         max_cost=max_cost_usd,
     )
     purse = app.guard.purse(max_cost_usd, agreed=agreed)
-    running = app.writing.start(asked.request, purse, parent=asked.parent, note=asked.note)
+    running = app.writing.start(asked.request, purse, parent=asked.parent, note=asked.note, caller=app.settings.caller)
     await app.writing.wait([running], watch)
     if running.failure:
         raise running.failure
@@ -72,4 +72,6 @@ async def compare_models(
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
     purse = app.guard.purse(max_cost_usd if models else Decimal(0), agreed=agreed)
     chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard)
-    return render.comparison(await compare.compare(app.writing, app.guard, request, chosen, purse, watch=watch))
+    caller = app.settings.caller
+    rows = await compare.compare(app.writing, app.guard, request, chosen, purse, watch=watch, caller=caller)
+    return render.comparison(rows)
