@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 from dataclasses import replace
+from types import FrameType
 
 import uvicorn
 from starlette.applications import Starlette
@@ -76,12 +77,16 @@ def _stoppable(web: Starlette) -> uvicorn.Server:
     config = uvicorn.Config(
         web, log_config=None, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
     )
-    server = uvicorn.Server(config)
-
-    def stop(*_: object) -> None:
-        server.should_exit = True
-        leave_within(_LONGEST_END_S, 0)
-
+    server = _InTime(config)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+        signal.signal(number, server.handle_exit)
     return server
+
+
+class _InTime(uvicorn.Server):
+    """Ends in good order, or else after a while: counted from the signal, whoever has taken signals over."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """What uvicorn does at a signal, and no longer than that."""
+        leave_within(_LONGEST_END_S, 0)
+        super().handle_exit(sig, frame)
