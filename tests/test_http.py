@@ -17,9 +17,12 @@ from mcp.client.sse import sse_client
 from processes import Upstream, spawned, wait_until
 from support import ERAS, SETTINGS, ask
 
+from openrouter_mcp.app import open_app
 from openrouter_mcp.cli.serve import _listen, serve
 from openrouter_mcp.errors import BadSetting
 from openrouter_mcp.sandbox import Fault
+from openrouter_mcp.server import build
+from openrouter_mcp.settings import load
 from openrouter_mcp.tools import TOOLS
 
 
@@ -90,6 +93,19 @@ async def test_without_a_token_nothing_is_spent_whatever_is_set_and_it_says_so()
             _, record, _ = await ask(client, "check_credits")
             assert record["budget_usd"] == "0"
         assert upstream.sandbox.bill == 0
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+async def test_whoever_reaches_the_port_does_not_read_what_was_asked_over_stdio(path: str) -> None:
+    with Upstream() as upstream:
+        async with open_app(load(upstream.settings)) as app, Client(build(app)) as stdio:
+            _, record, _ = await ask(stdio, prompt="My secret diary", model="acme/tiny:free")
+        with serving(**upstream.settings) as (address, _):
+            async with client_of(address, path, "auto") as client:
+                listed, _, _ = await ask(client, "read_answer")
+                _, refused, _ = await ask(client, "read_answer", id=record["id"])
+    assert "diary" not in listed
+    assert refused["code"] == "unknown_answer"
 
 
 async def test_clients_side_by_side_get_their_own_answers() -> None:
