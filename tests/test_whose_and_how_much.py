@@ -58,3 +58,24 @@ async def test_a_free_call_without_text_that_cost_something_says_so(sandbox: San
     assert "does not bill" not in text
     assert "reports a cost of $0.50" in text
     assert "The guard is closed" in text
+
+
+def set_aside(folder: Path) -> list[Path]:
+    return list(folder.glob("answers.db.broken-*"))
+
+
+async def test_a_broken_file_is_set_aside_once_and_a_siblings_new_one_is_left_alone(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, state_dir=tmp_path)
+    async with connected(sandbox, settings=settings) as one, connected(sandbox, settings=settings) as other:
+        for client in (one, other):
+            await ask(client, prompt="Before")
+        (tmp_path / "answers.db").write_bytes(b"not answers any more " * 1000)
+        _, first, _ = await ask(one, prompt="After")
+        _, second, _ = await ask(other, prompt="After")
+    async with connected(sandbox, settings=settings) as again:
+        for record in (first, second):
+            _, _, is_error = await ask(again, "read_answer", id=record["id"])
+            assert not is_error
+    assert len(set_aside(tmp_path)) == 1
