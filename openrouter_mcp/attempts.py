@@ -37,7 +37,6 @@ from openrouter_mcp.wire import ChatRequest
 LONGEST_WAIT_S = 55.0  # for the allowance, a backoff or another try, all together; then the client may hang up
 _CHOSEN = 3  # models sent in one request when the choice is ours: OpenRouter takes no more
 _FOR_A_SLOT = "for the free allowance"
-_BYTES_PER_TOKEN = 3  # few enough that a prompt is rather taken for too long
 # Failures of one model: another may do.
 _ABOUT_THE_MODEL = (ModelBusy, Upstream, EmptyAnswer, NoProvider, Privacy, FreeEnded, Timeout)
 
@@ -234,12 +233,7 @@ class Attempts:
 
     @staticmethod
     def _free(request: ChatRequest, known: Iterable[Model], avoid: Container[str]) -> list[str]:
-        size = sum(len(text.encode("utf-8", "replace")) for _, text in request.messages)
-        tokens = size // _BYTES_PER_TOKEN
-        ranked = choice.able(
-            choice.free_ranked(known, avoid), prompt_tokens=tokens + request.max_tokens, max_tokens=request.max_tokens
-        )
-        return [model.id for model in choice.different_families(ranked, _CHOSEN)]
+        return [model.id for model in choice.free_for(request, known, avoid)[:_CHOSEN]]
 
 
 @dataclass

@@ -4,7 +4,8 @@ from collections.abc import Container, Iterable, Mapping
 
 from openrouter_mcp.pricing import is_free
 from openrouter_mcp.records import MODEL_ID, Model
-from openrouter_mcp.text import number
+from openrouter_mcp.text import number, tokens
+from openrouter_mcp.wire import ChatRequest
 
 
 def free_ranked(models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:
@@ -21,19 +22,22 @@ def ranked(models: Iterable[Model]) -> list[Model]:
     )
 
 
-def able(models: Iterable[Model], *, prompt_tokens: int, max_tokens: int) -> list[Model]:
-    """Those of `models` that can read the prompt; and of these, if there are any, those that may write as much."""
-    readers = [model for model in models if (model.context_length or prompt_tokens) >= prompt_tokens]
-    writers = [model for model in readers if (model.top_provider.max_completion_tokens or max_tokens) >= max_tokens]
-    return writers or readers
+def free_for(request: ChatRequest, models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:
+    """The free models that can read `request` and answer it, best first, no two of one family; where there are any,
+    those that may write as much as it wants."""
+    need = tokens(*(text for _, text in request.messages)) + request.max_tokens
+    readers = [model for model in free_ranked(models, avoid) if (model.context_length or need) >= need]
+    most = request.max_tokens
+    writers = [model for model in readers if (model.top_provider.max_completion_tokens or most) >= most]
+    return different_families(writers or readers)
 
 
-def different_families(models: Iterable[Model], count: int) -> list[Model]:
-    """The first `count` of `models`, no two by one author."""
+def different_families(models: Iterable[Model]) -> list[Model]:
+    """The first of `models` by each author."""
     best: dict[str, Model] = {}
     for model in models:
         best.setdefault(model.family, model)
-    return list(best.values())[:count]
+    return list(best.values())
 
 
 def _can_be_asked(model: Model) -> bool:

@@ -20,15 +20,15 @@ from openrouter_mcp.writing import Watch, Writing
 SPARE = 2  # of a minute's requests, left for a person's next question
 
 
-async def three_free(catalog: Catalog, ledger: Ledger, guard: Guard) -> list[str]:
-    """The best free model of each of the three best families, none of them on cooldown.
+async def three_free(catalog: Catalog, ledger: Ledger, guard: Guard, request: ChatRequest) -> list[str]:
+    """The best free model for `request` of each of the three best families, none of them on cooldown.
 
     Raises:
         NoProvider: when there are fewer than two.
     """
     cooling = (await ledger.standing()).cooldowns
-    ranked = choice.free_ranked(guard.admitted(await catalog.models()), cooling)
-    chosen = await ledger.claim([model.id for model in choice.different_families(ranked, 3)])
+    suited = choice.free_for(request, guard.admitted(await catalog.models()), cooling)
+    chosen = await ledger.claim([model.id for model in suited[:3]])
     if len(chosen) < 2:
         why = f"; {len(cooling)} are left alone for a while, check_credits says which" if cooling else ""
         raise NoProvider(f"Free models that can be asked right now: {len(chosen)}, too few to compare{why}.")

@@ -2,15 +2,10 @@
 
 from collections.abc import Sequence
 
+from openrouter_mcp.text import tokens
 from openrouter_mcp.wire import ChatRequest, Turn
 
-BYTES_PER_TOKEN = 3  # few enough that a text is rather taken for too long
 _AROUND_TURN = 16  # tokens
-
-
-def tokens(*texts: str) -> int:
-    """About how many a model reads in these, rather too many than too few."""
-    return sum(len(text.encode("utf-8", "replace")) for text in texts) // BYTES_PER_TOKEN
 
 
 def fitting(turns: Sequence[Turn], request: ChatRequest, *, context: int, max_bytes: int) -> tuple[Turn, ...]:

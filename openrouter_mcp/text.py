@@ -8,6 +8,7 @@ from typing import Any
 
 # Line breaks and tabs shape a text; the two joiners are part of how scripts and emoji are written.
 _KEPT = frozenset("\n\t\u200c\u200d")
+_BYTES_PER_TOKEN = 3  # few enough that a text is rather taken for too long
 _CENTS = Decimal("0.01")
 _BEYOND = Decimal(10**9)  # USD; more of it says no more
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co"})  # what this Python does not know yet may be tomorrow's emoji
@@ -29,6 +30,11 @@ def _is_unseen(char: str) -> bool:
 def encodable(text: str) -> str:
     """`text` with halves of a character, as a client that cuts an emoji sends them, replaced by a mark."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def tokens(*texts: str) -> int:
+    """About how many a model reads in these, rather too many than too few."""
+    return sum(len(text.encode("utf-8", "replace")) for text in texts) // _BYTES_PER_TOKEN
 
 
 def one_line(text: object, limit: int = 300) -> str:

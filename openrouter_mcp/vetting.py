@@ -244,4 +244,4 @@ def _free_twin(entry: Model, around: _Around) -> list[str]:
 
 
 def _ids(ranked: Iterable[Model]) -> list[str]:
-    return [model.id for model in choice.different_families(ranked, 2)]
+    return [model.id for model in choice.different_families(ranked)[:2]]

@@ -18,10 +18,10 @@ async def test_the_rows_and_the_answers_stand_in_the_order_asked_for(sandbox: Sa
     assert not is_error
     table, *sections = text.split("\n\n## ")
     head, *rows = table.splitlines()
-    assert head == "model | outcome | seconds | tokens | cost | id"
+    assert head == "model | outcome | seconds | tokens | tokens/s | cost | id"
     assert [row.split(" | ")[0] for row in rows] == FOUR[::-1]
     assert [row.split(" | ")[1] for row in rows] == ["complete"] * 4
-    assert [row.split(" | ")[4] for row in rows] == ["$0"] * 4
+    assert [row.split(" | ")[5] for row in rows] == ["$0"] * 4
     assert [section.splitlines()[0] for section in sections] == FOUR[::-1]
     assert all(f"[sandbox] {model} was asked: 'Why?'" in text for model in FOUR)
     assert [row["model"] for row in record["rows"]] == FOUR[::-1]
@@ -53,7 +53,7 @@ async def test_failures_are_rows_with_their_reason(sandbox: Sandbox) -> None:
     assert [row.get("code", row["status"]) for row in record["rows"]] == [
         "complete", "model_busy", "partial", "not_free", "unknown_model",
     ]  # fmt: skip
-    assert f"{FOUR[1]} | model_busy | - | - | - | " in text
+    assert f"{FOUR[1]} | model_busy | - | - | - | - | " in text
     assert f"## {FOUR[1]}\n\nmodel_busy: " in text
     assert f"{FOUR[2]} | partial | " in text
     assert sandbox.bill == 0
@@ -81,6 +81,25 @@ async def test_failures_of_different_kinds_are_an_upstream_error(sandbox: Sandbo
     assert is_error
     assert text.startswith("upstream: None of the 2 models answered")
     assert [row["code"] for row in record["rows"]] == ["model_busy", "bad_key"]
+
+
+async def test_answers_that_say_the_same_are_said_to(sandbox: Sandbox) -> None:
+    said = {"choices": [{"message": {"content": "The sky is blue."}, "finish_reason": "stop"}]}
+    for model in (FOUR[1], FOUR[3]):
+        sandbox.fail(Fault(json=said), model=model)
+    async with connected(sandbox) as client:
+        text, _, _ = await ask(client, "compare_models", prompt="Why?", models=FOUR)
+    assert f"\n\n{FOUR[3]} says word for word what {FOUR[1]} does.\n\n## " in text
+    assert "nearly" not in text
+
+
+async def test_without_models_those_are_compared_that_can_read_the_prompt(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as client:
+        _, record, _ = await ask(client, "compare_models", prompt="word " * 30_000)
+    short = {row["id"] for row in sandbox.catalog if (row.get("context_length") or 10**9) < 60_000}
+    assert short
+    assert not short & {row["model"] for row in record["rows"]}
+    assert [row["status"] for row in record["rows"]] == ["complete"] * len(record["rows"])
 
 
 async def test_without_models_the_best_of_three_families_are_compared(sandbox: Sandbox) -> None:

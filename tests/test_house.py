@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Low to high: a module may import what stands on its own line or below it.
 LAYERS = (
     {"__init__", "text"},
-    {"pages"},
+    {"pages", "likeness"},
     {"errors"},
     {"wire", "records", "failures", "refusals", "options", "settings"},
     {"choice", "retry", "pricing"},

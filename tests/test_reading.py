@@ -432,7 +432,7 @@ async def test_a_row_that_is_not_ready_says_so_and_is_read_by_its_id(sandbox: Sa
         assert not is_error
         assert record["status"] == "running"
         id_ = record["rows"][0]["id"]
-        assert f"{MODEL} | still writing | - | - | - | {id_}" in text
+        assert f"{MODEL} | still writing | - | - | - | - | {id_}" in text
         assert f'[still writing; read_answer(id="{id_}") waits for more]' in text
         gate.opened.set()
         for row in record["rows"]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from openrouter_mcp.answers import Listed, View
 from openrouter_mcp.errors import OpenRouterMCPError
+from openrouter_mcp.likeness import alike
 from openrouter_mcp.pages import PAGE
 from openrouter_mcp.render.reply import Reply, table
 from openrouter_mcp.text import duration, one_line, usd
@@ -55,10 +56,10 @@ def comparison(drafts: Sequence[Draft]) -> Reply:
     """A table, then the answers under the models' names, each cut to its share of a page. An error only when no row
     has text or may yet have one."""
     rows = [draft.answer for draft in drafts]
-    lines = [["model", "outcome", "seconds", "tokens", "cost", "id"], *(_row(row) for row in rows)]
+    lines = [["model", "outcome", "seconds", "tokens", "tokens/s", "cost", "id"], *(_row(row) for row in rows)]
     share = PAGE // len(rows)
     sections = [f"## {_name(draft.answer)}\n\n{_section(draft, share)}" for draft in drafts]
-    text = "\n\n".join([table(lines), *sections])
+    text = "\n\n".join([table(lines), *_likeness(drafts), *sections])
     if allowances := [row.allowance for row in rows if row.allowance]:
         text += f"\n\n[{allowances[-1]}]"
     records = [_record(row) for row in rows]
@@ -131,6 +132,17 @@ def _section(draft: Draft, share: int) -> str:
     return "\n\n".join(filter(None, parts))
 
 
+def _likeness(drafts: Sequence[Draft]) -> list[str]:
+    """Which answers say the same; of long ones, their first pages."""
+    texts = ["" if draft.answer.running else next(iter(draft.text), "") for draft in drafts]
+    names = [_name(draft.answer) for draft in drafts]
+    lines = [
+        f"{names[place]} says {'' if same else 'nearly '}word for word what {names[first]} does."
+        for first, place, same in alike(texts)
+    ]
+    return ["\n".join(lines)] if lines else []
+
+
 def _footer(answer: Answer) -> str:
     usage = answer.usage
     reasoning = f" ({usage.reasoning_tokens} of them reasoning)" if usage.reasoning_tokens else ""
@@ -163,8 +175,10 @@ def _name(row: Answer) -> str:
 
 def _row(row: Answer) -> list[str]:
     if row.code:
-        return [_name(row), row.code, "-", "-", "-", row.id or "-"]
+        return [_name(row), row.code, "-", "-", "-", "-", row.id or "-"]
     cost = "unknown" if row.cost is None else usd(row.cost)
     if row.running:
-        return [_name(row), "still writing", "-", "-", "-", row.id]
-    return [_name(row), row.status, f"{row.seconds:.1f}", str(row.usage.completion_tokens), cost, row.id]
+        return [_name(row), "still writing", "-", "-", "-", "-", row.id]
+    tokens = row.usage.completion_tokens
+    speed = f"{tokens / row.seconds:.0f}" if row.seconds else "-"
+    return [_name(row), row.status, f"{row.seconds:.1f}", str(tokens), speed, cost, row.id]

@@ -71,7 +71,7 @@ async def compare_models(
     app.client.require_key()  # one error, not one a row
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
     purse = app.guard.purse(max_cost_usd if models else Decimal(0), agreed=agreed)
-    chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard)
+    chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard, request)
     caller = app.settings.caller
     rows = await compare.compare(app.writing, app.guard, request, chosen, purse, watch=watch, caller=caller)
     return render.comparison(rows)
