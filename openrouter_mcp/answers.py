@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 import anyio
 
@@ -10,9 +11,11 @@ from openrouter_mcp.archive import Entry
 from openrouter_mcp.errors import InvalidRequest, UnknownAnswer
 from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.transcript import Answer
-from openrouter_mcp.wire import Turn
-from openrouter_mcp.writing import Running, Watch, Writing
+from openrouter_mcp.pages import Text
+from openrouter_mcp.text import duration
+from openrouter_mcp.transcript import Answer, Draft
+from openrouter_mcp.wire import ChatRequest, Turn, fingerprint
+from openrouter_mcp.writing import Watch, Writing
 
 _DEAD_AFTER = 6  # heartbeats without one: the process that wrote the answer is gone
 _LONGEST_CONVERSATION = 200  # turns
@@ -55,20 +58,42 @@ class Conversation:
 
 
 class Answers:
-    """Finds what `writing` writes and `keeping` keeps. `wall` gives epoch seconds."""
+    """Finds what `writing` writes and `keeping` keeps. An answer serves for the same request for `repeat_s` seconds;
+    `wall` gives epoch seconds."""
 
     def __init__(
-        self, writing: Writing, keeping: Keeping, ledger: Ledger, *, wall: Callable[[], float] = time.time
+        self,
+        writing: Writing,
+        keeping: Keeping,
+        ledger: Ledger,
+        *,
+        repeat_s: float = 0.0,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._writing = writing
+        self._repeat_s = repeat_s
+        self.writing = writing
         self._keeping = keeping
         self._ledger = ledger
         self._wall = wall
 
-    def view(self, running: Running) -> View:
+    def view(self, draft: Draft) -> View:
         """The first page of an answer that was just asked for."""
-        pages = list(running.draft.text)
-        return _view(running.draft.answer, pages[:1], 1, len(pages), self._writing.doing(running))
+        pages = list(draft.text)
+        return _view(draft.answer, pages[:1], 1, len(pages), self.writing.doing(draft))
+
+    async def repeated(self, request: ChatRequest, caller: str = "") -> Draft | None:
+        """The whole answer that `caller` got to the very same request lately, where the user wants that: it costs
+        nothing."""
+        if not self._repeat_s:
+            return None
+        since = self._wall() - self._repeat_s
+        for entry in await self._keeping.same(fingerprint(request), await self._ledger.owners(), caller, since):
+            if entry.answer.status == "complete" and not entry.answer.warning:
+                text = Text()
+                text.add(await self._keeping.text(entry.answer.id))
+                text.finish()
+                return Draft(_again(entry.answer, self._wall() - entry.at), text)
+        return None
 
     async def read(self, id_: str, page: int, watch: Watch, *, wait_s: float, caller: str = "") -> View:
         """Page `page` of an answer, after at most `wait_s` seconds if it is still being written.
@@ -77,37 +102,41 @@ class Answers:
             UnknownAnswer: when none of that id is `caller`'s.
             InvalidRequest: when there is no such page.
         """
-        limit = min(wait_s, self._writing.patience(watch))
-        running = self._writing.running(caller).get(id_)
+        limit = min(wait_s, self.writing.patience(watch))
+        running = self.writing.running(caller).get(id_)
         if running:
-            await self._writing.until([running], watch, limit)
+            await self.writing.until([running], watch, limit)
             pages = list(running.draft.text)
-            return _view(running.draft.answer, pages[page - 1 : page], page, len(pages), self._writing.doing(running))
+            return _view(
+                running.draft.answer, pages[page - 1 : page], page, len(pages), self.writing.doing(running.draft)
+            )
         entry = await self._kept(id_, caller)
         said = 0.0
         with anyio.move_on_after(limit):
             while entry.answer.running:  # in another process
                 if watch.wanted:
-                    said += self._writing.waits.poll
+                    said += self.writing.waits.poll
                     await watch.report(
                         said, f"{entry.answer.asked}: written in another process, {said:.0f} s (id {id_})"
                     )
-                await anyio.sleep(self._writing.waits.poll)
+                await anyio.sleep(self.writing.waits.poll)
                 entry = await self._kept(id_, caller)
         count, text = await self._keeping.pages(id_), await self._keeping.page(id_, page)
         view = _view(entry.answer, [text] if text else [], page, count, "")
         return replace(view, elsewhere=entry.answer.running)
 
     async def newest(self, count: int, caller: str = "") -> list[Listed]:
-        """The caller's latest answers, newest first."""
+        """The caller's latest answers but those in batches, newest first."""
         running = {
-            id_: replace(each.entry, answer=each.draft.answer) for id_, each in self._writing.running(caller).items()
+            id_: replace(each.entry, answer=each.draft.answer)
+            for id_, each in self.writing.running(caller).items()
+            if not each.entry.batch
         }
         kept = await self._keeping.newest(await self._ledger.owners(), caller, count)
         found = {entry.answer.id: self._as_it_is(entry) for entry in kept} | running
         newest = sorted(found.values(), key=lambda entry: -entry.at)[:count]
         return [
-            Listed(entry, max(0.0, self._wall() - entry.at), elsewhere=entry.process != self._writing.process)
+            Listed(entry, max(0.0, self._wall() - entry.at), elsewhere=entry.process != self.writing.process)
             for entry in newest
         ]
 
@@ -117,9 +146,9 @@ class Answers:
         Raises:
             UnknownAnswer: when none of that id is `caller`'s.
         """
-        running = self._writing.running(caller).get(id_)
+        running = self.writing.running(caller).get(id_)
         if running:
-            await self._writing.stop(running)
+            await self.writing.stop(running)
         elif (await self._kept(id_, caller)).answer.running:
             await self._keeping.stop(id_)
 
@@ -147,7 +176,7 @@ class Answers:
         return Conversation(tuple(turns), last.system, last.answer, lost=bool(entry.parent))
 
     async def _kept(self, id_: str, caller: str) -> Entry:
-        running = self._writing.running(caller).get(id_)
+        running = self.writing.running(caller).get(id_)
         if running:
             return replace(running.entry, answer=running.draft.answer)
         entry = await self._keeping.find(id_, await self._ledger.owners(), caller)
@@ -157,11 +186,22 @@ class Answers:
 
     def _as_it_is(self, entry: Entry) -> Entry:
         """What says that it is running, and shows no sign of life, is not."""
-        silent = self._wall() - entry.seen > _DEAD_AFTER * self._writing.waits.heartbeat
-        if entry.answer.running and (silent or entry.process == self._writing.process):
+        silent = self._wall() - entry.seen > _DEAD_AFTER * self.writing.waits.heartbeat
+        if entry.answer.running and (silent or entry.process == self.writing.process):
             ended = replace(entry.answer, running=False, problem="its server ended before it was done")
             return replace(entry, answer=ended)
         return entry
+
+
+def _again(answer: Answer, age_s: float) -> Answer:
+    """An answer of some age, given once more for nothing."""
+    note = (
+        f"this answers the same question that was asked {duration(age_s)} ago; nothing was sent and nothing is used up"
+    )
+    free = replace(answer.usage, cost=Decimal(0))
+    return replace(
+        answer, usage=free, before=Decimal(0), held=Decimal(0), attempts=0, allowance="", note=note, age_s=age_s
+    )
 
 
 def _view(answer: Answer, text: Sequence[str], page: int, pages: int, doing: str) -> View:

@@ -63,7 +63,7 @@ async def open_app(
     keeping = Keeping(settings.state_dir if settings.keep_answers else None, clock=clock)
     waits = waits or Waits(plain=settings.wait_s, with_progress=settings.wait_with_progress_s)
     writing = Writing(attempts, keeping, ledger, waits, clock=monotonic, wall=clock)
-    answers = Answers(writing, keeping, ledger, wall=clock)
+    answers = Answers(writing, keeping, ledger, repeat_s=settings.repeat_s, wall=clock)
     try:
         yield App(settings, client, catalog, ledger, guard, writing, answers)
     finally:

@@ -69,6 +69,11 @@ class Keeping:
         found = await self._each(lambda archive: archive.find(id_, owners, caller))
         return next((entry for entry in found if entry and self._is_fresh(entry)), None)
 
+    async def same(self, question: str, owners: Sequence[str], caller: str, since: float) -> list[Entry]:
+        """The caller's answers to the same `question` asked `since` then (epoch seconds)."""
+        found = await self._each(lambda archive: archive.same(question, owners, caller, since))
+        return [entry for entries in found for entry in entries]
+
     async def newest(self, owners: Sequence[str], caller: str, count: int) -> list[Entry]:
         """The caller's latest answers, newest first."""
         found = await self._each(lambda archive: archive.newest(owners, caller, count))

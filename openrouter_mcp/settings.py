@@ -23,6 +23,7 @@ _ASCII = re.compile(r"[\x20-\x7e]+")
 _KEY_FILE_BYTES = 1024
 _CUSTOM = "OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL"
 _LONGEST_WAIT_S = 600
+_A_DAY_S = 86_400  # longer no answer is kept
 _AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)  # no sign, exponent or word: money is not guessed at
 
 
@@ -63,7 +64,8 @@ class Policy:
 class Settings:
     """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
     `state_dir`, and the answers if they are kept; None keeps both in this process's memory. A tool waits so many
-    seconds for an answer, longer for a client that is shown progress. `caller` is whom the answers are for."""
+    seconds for an answer, longer for a client that is shown progress. `caller` is whom the answers are for. For
+    `repeat_s` seconds an answer serves the same question again."""
 
     key: SecretStr | None = None
     key_problem: str = ""
@@ -74,6 +76,7 @@ class Settings:
     caller: str = ""
     wait_s: float = 55.0
     wait_with_progress_s: float = 180.0
+    repeat_s: float = 0.0
     policy: Policy = Policy()
 
 
@@ -94,6 +97,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         keep_answers=_switch(environ, "OPENROUTER_MCP_KEEP_ANSWERS", default=True),
         wait_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS", 55),
         wait_with_progress_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS_WITH_PROGRESS", 180),
+        repeat_s=_seconds(environ, "OPENROUTER_MCP_CACHE_SECONDS", 0, most=_A_DAY_S),
         policy=_policy(environ),
     )
 
@@ -158,10 +162,11 @@ def _switch(environ: Mapping[str, str], name: str, *, default: bool = False) -> 
     return text == "1" if text else default
 
 
-def _seconds(environ: Mapping[str, str], name: str, default: int) -> float:
-    text = environ.get(name, "").strip() or str(default)
-    if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= _LONGEST_WAIT_S:
-        raise BadSetting(f"{name} must be a whole number of seconds from 1 to {_LONGEST_WAIT_S}.")
+def _seconds(environ: Mapping[str, str], name: str, default: int, *, most: int = _LONGEST_WAIT_S) -> float:
+    """A whole number; nothing only where that is the default."""
+    text, least = environ.get(name, "").strip() or str(default), min(1, default)
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not least <= int(text) <= most:
+        raise BadSetting(f"{name} must be a whole number of seconds from {least} to {most}.")
     return float(text)
 
 

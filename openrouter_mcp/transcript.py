@@ -17,7 +17,8 @@ class Answer:
     """What is known of one answer, but for its text. `models` were asked, `served` answered; `problem` says why there
     is no text (an error of that `code`) or why it is not whole, `warning` what else is wrong, `note` what else to know,
     `allowance` what is left of the day. `held` USD stay reserved while its cost is not known, `before` were spent on
-    earlier attempts; `thoughts` and `words` count the pieces of each. `begun`: OpenRouter took the request."""
+    earlier attempts; `thoughts` and `words` count the pieces of each. `begun`: OpenRouter took the request. `age_s`: it was written so long ago,
+    for the same question, and is given once more."""
 
     id: str = ""
     models: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Answer:
     begun: bool = False
     running: bool = True
     cancelled: bool = False
+    age_s: float | None = None
 
     def begin(self, models: tuple[str, ...], held: Decimal) -> None:
         """Another attempt, for which `held` USD are reserved; the last one, if any, had no text."""

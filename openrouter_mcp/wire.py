@@ -3,6 +3,7 @@
 The shapes: https://openrouter.ai/docs/api-reference/streaming and .../overview.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,11 @@ class ChatRequest:
         system = [("system", self.system)] if self.system else []
         turns = [message for turn in self.history for message in (("user", turn.prompt), ("assistant", turn.answer))]
         return [*system, *turns, ("user", self.prompt)]
+
+
+def fingerprint(request: ChatRequest) -> str:
+    """The same for requests that ask the same in every respect, whatever they may cost."""
+    return hashlib.sha256(chat_body(request, max_price={}, plugins=())).hexdigest()
 
 
 def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Sequence[Mapping[str, object]]) -> bytes:

@@ -22,7 +22,7 @@ from openrouter_mcp.refusals import MayHaveBeenBilled
 from openrouter_mcp.text import duration
 from openrouter_mcp.transcript import Answer, Draft, failed, progress
 from openrouter_mcp.vetting import Purse
-from openrouter_mcp.wire import ChatRequest
+from openrouter_mcp.wire import ChatRequest, fingerprint
 
 logger = logging.getLogger(__name__)
 _QUICK_S = 1.0
@@ -52,6 +52,9 @@ class Watch:
     since: float
 
 
+Prepare = Callable[[Answer], Awaitable[ChatRequest]]  # notes on the answer what else to know
+
+
 @dataclass(eq=False)
 class Running:
     """An answer that is written in this process, and what it is an answer to."""
@@ -61,6 +64,7 @@ class Running:
     started: float
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     stopped_because: str = ""
+    too_long: bool = False
     failure: OpenRouterMCPError | None = None
     saved: bool = False
     shown: bool = False  # its id, to whoever asked
@@ -94,16 +98,16 @@ class Writing:
         running = list(self._running.values())
         for each in running:
             _stop(each, "the server was stopped")
-        await _ended(running)
+        await ended(running)
         await self._keeping.aclose()
 
     def watch(self, report: Callable[[float, str], Awaitable[None]], *, wanted: bool) -> Watch:
         """For a tool that is called now."""
         return Watch(wanted, report, self._clock())
 
-    def doing(self, running: Running) -> str:
+    def doing(self, draft: Draft) -> str:
         """What it is doing, in words."""
-        return running.draft.doing(self._clock())
+        return draft.doing(self._clock())
 
     def running(self, caller: str) -> dict[str, Running]:
         """What is being written for `caller`, by id."""
@@ -112,7 +116,7 @@ class Writing:
     async def stop(self, running: Running) -> None:
         """End it here, and keep what it came to."""
         _stop(running, "read_answer was called with cancel")
-        await _ended([running])
+        await ended([running])
 
     def start(
         self,
@@ -124,33 +128,50 @@ class Writing:
         parent: str = "",
         caller: str = "",
         note: str = "",
+        batch: str = "",
+        prepare: Prepare | None = None,
     ) -> Running:
         """Begin to answer `request`, as `Attempts.ask` does, whoever waits for it or not. It continues `parent` if that
-        is not empty, and is for `caller` alone."""
+        is not empty, is a part of `batch` if that is not, and is for `caller` alone. `prepare` makes the final request,
+        in its own time."""
         now = self._wall()
         answer = Answer(id=_new_id(), models=(request.model,) if request.model else (), note=note)
-        entry = Entry(answer, "", caller, parent, now, now, self.process, request.system, request.prompt)
+        entry = Entry(
+            answer, "", caller, parent, at=now, seen=now, process=self.process, system=request.system,
+            prompt=request.prompt, batch=batch, question="" if prepare else fingerprint(request),
+        )  # fmt: skip
         running = Running(entry, Draft(answer), self._clock())
+
+        async def ask() -> None:
+            final = request
+            if prepare:
+                final = await prepare(answer)
+                running.started = self._clock()
+                running.entry = replace(entry, system=final.system, prompt=final.prompt)
+            with anyio.move_on_after(self.waits.answer) as longest:
+                await self._attempts.ask(final, purse, running.draft, held=held, spare=spare)
+            running.too_long = longest.cancelled_caught
+
         self._running[answer.id] = running
-        running.task = asyncio.create_task(self._run(running, request, purse, held, spare))
+        running.task = asyncio.create_task(self._run(running, ask))
         running.task.add_done_callback(_log_fault)
         return running
 
-    async def _run(self, running: Running, request: ChatRequest, purse: Purse, held: Held | None, spare: int) -> None:
+    async def _run(self, running: Running, ask: Callable[[], Awaitable[None]]) -> None:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_alive, running)
-                with running.scope, anyio.move_on_after(self.waits.answer) as longest:
+                with running.scope:
                     try:
-                        await self._attempts.ask(request, purse, running.draft, held=held, spare=spare)
+                        await ask()
                     except OpenRouterMCPError as failure:
                         running.failure = failure
-                self._end(running, too_long=longest.cancelled_caught)
+                self._end(running)
                 group.cancel_scope.cancel()
         finally:
             if running.draft.answer.running:  # by a fault of ours
                 running.failure = OpenRouterMCPError("It ended by a fault of this server; its log (stderr) says more.")
-                self._end(running, too_long=False)
+                self._end(running)
             try:
                 if running.draft.sent.is_set() or running.shown:
                     with anyio.CancelScope(shield=True):
@@ -158,10 +179,10 @@ class Writing:
             finally:
                 del self._running[running.draft.answer.id]
 
-    def _end(self, running: Running, *, too_long: bool) -> None:
+    def _end(self, running: Running) -> None:
         answer, text = running.draft.answer, running.draft.text
         text.finish()
-        if too_long:
+        if running.too_long:
             answer.problem = f"it was stopped here after {duration(self.waits.answer)}"
             if not text.has_words:
                 gone = Timeout(f"The model wrote nothing in {duration(self.waits.answer)} and was stopped.")
@@ -205,7 +226,7 @@ class Writing:
                 for each in running:
                     _stop(each, "the call was cancelled")
                 with anyio.CancelScope(shield=True):
-                    await _ended(running)
+                    await ended(running)
             raise
         for each in running:
             each.shown = True
@@ -223,7 +244,7 @@ class Writing:
             if watch.wanted:
                 group.start_soon(self._tell, running, watch)
             with anyio.move_on_after(limit):
-                await _ended(running)
+                await ended(running)
             group.cancel_scope.cancel()
         for each in running:
             if each.draft.answer.running:
@@ -250,7 +271,8 @@ def _stop(running: Running, because: str) -> None:
     running.scope.cancel()
 
 
-async def _ended(running: Sequence[Running]) -> None:
+async def ended(running: Sequence[Running]) -> None:
+    """Return when nothing of it is written any more."""
     if tasks := [each.task for each in running if each.task and not each.task.done()]:
         await asyncio.wait(tasks)
 

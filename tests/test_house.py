@@ -24,7 +24,7 @@ LAYERS = (
     {"client", "reading"},
     {"transcript"},
     {"attempts", "attachments", "conversation"},
-    {"archive"},
+    {"archive", "judge"},
     {"keeping"},
     {"writing"},
     {"answers"},

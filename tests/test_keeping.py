@@ -200,8 +200,8 @@ async def test_a_full_disk_loses_nothing_that_arrived_and_hides_nothing_that_was
     async with served(sandbox, settings=kept) as here:
         before, first, _ = await here.ask(prompt="Before?")
         (archive,) = filter(None, [here.app.answers._keeping._disk])
-        (pages,) = archive._db.execute("PRAGMA page_count").fetchone()
-        archive._db.execute(f"PRAGMA max_page_count={pages}")
+        (pages,) = archive.db.execute("PRAGMA page_count").fetchone()
+        archive.db.execute(f"PRAGMA max_page_count={pages}")
         sandbox.fail(says(long := ("word " * 9000).rstrip()))
         here.at.now += 1
         _, second, is_error = await here.ask(prompt="Meanwhile?")
@@ -218,7 +218,7 @@ async def test_a_disk_that_is_full_for_a_while_leaves_no_hole(
     full, written, refused, save = [False], [0], [0], Archive.save
 
     def save_unless_full(archive: Archive, entry: Entry, pages: Sequence[Any], size: int) -> bool:
-        if full[0] and archive._db.execute("PRAGMA database_list").fetchone()[2]:
+        if full[0] and archive.db.execute("PRAGMA database_list").fetchone()[2]:
             refused[0] += 1
             raise sqlite3.OperationalError("database or disk is full")
         written[0] += 1

@@ -1,7 +1,8 @@
 """Results as text a model reads at a glance, each with its record for programs."""
 
 from openrouter_mcp.render.account import credits  # noqa: A004 - OpenRouter's noun
-from openrouter_mcp.render.answers import answer, answers, comparison, error
+from openrouter_mcp.render.answers import answer, answers, error
+from openrouter_mcp.render.comparison import comparison
 from openrouter_mcp.render.models import free_models
 from openrouter_mcp.render.reply import Reply
 

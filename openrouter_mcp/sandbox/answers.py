@@ -48,7 +48,7 @@ def compose(row: Json, body: Json) -> Answer:
     content: list[str] = []
     if not calls:
         text = _json(body) if "response_format" in able else None
-        content = words(text or _prose(str(row["id"]), body))
+        content = words(text or _ranking(body) or _prose(str(row["id"]), body))
     limit = output_limit(row, body)
     room = max(0, limit - len(reasoning))
     finish = "tool_calls" if calls else "stop"
@@ -131,6 +131,17 @@ def _calls(body: Json) -> list[Json]:
         }
         for one in functions[:1]
     ]
+
+
+def _ranking(body: Json) -> str | None:
+    """A verdict, for whoever asks for one as openrouter-mcp's `judge` does: in the order of the labels."""
+    system = next((text_of(message) for message in body["messages"] if message.get("role") == "system"), "")
+    wanted = re.search(r'"ranking" names each of ([A-Z](?:, [A-Z])*) exactly once', system)
+    if not wanted:
+        return None
+    chance = random.Random(f"judges {body['messages']}")
+    ranking = [{"answer": label, "reason": chance.choice(OPINIONS)} for label in wanted[1].split(", ")]
+    return json.dumps({"ranking": ranking, "agree": "[sandbox] on nothing", "differ": "[sandbox] in their words"})
 
 
 def _json(body: Json) -> str | None:

@@ -41,12 +41,15 @@ async def ask_model(
         continue_from=continue_from,
         max_cost=max_cost_usd,
     )
+    caller = app.settings.caller
+    if kept := await app.answers.repeated(asked.request, caller):
+        return render.answer(app.answers.view(kept))
     purse = app.guard.purse(max_cost_usd, agreed=agreed)
-    running = app.writing.start(asked.request, purse, parent=asked.parent, note=asked.note, caller=app.settings.caller)
+    running = app.writing.start(asked.request, purse, parent=asked.parent, note=asked.note, caller=caller)
     await app.writing.wait([running], watch)
     if running.failure:
         raise running.failure
-    return render.answer(app.answers.view(running))
+    return render.answer(app.answers.view(running.draft))
 
 
 async def compare_models(
@@ -59,19 +62,22 @@ async def compare_models(
         tuple[str, ...],
         Field(min_length=2, max_length=8, description="2 to 8 ids; omitted: three free ones by different makers."),
     ] = (),
+    judge: Annotated[str, Field(description="Id of a model that ranks the answers blind.")] = "",
     system: System = "",
     max_tokens: MaxTokens = 8192,
     max_cost_usd: MaxCost = None,
 ) -> Reply:
     """Ask 2 to 8 models the same thing at once and see their answers side by side.
 
-    Use it when opinions may differ or to choose a model. Uses a free request per free model, more if one must try
-    again; priced ones cost money within the user's budget. A model that fails is a row, not an error.
+    Use it when opinions may differ or to choose a model. Uses a free request per free model, the judge included, more
+    if one must try again; priced ones cost money within the user's budget. A model that fails is a row, not an error.
     """
     app.client.require_key()  # one error, not one a row
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
-    purse = app.guard.purse(max_cost_usd if models else Decimal(0), agreed=agreed)
+    purse = app.guard.purse(max_cost_usd if models or judge else Decimal(0), agreed=agreed)
     chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard, request)
     caller = app.settings.caller
-    rows = await compare.compare(app.writing, app.guard, request, chosen, purse, watch=watch, caller=caller)
-    return render.comparison(rows)
+    rows, judged = await compare.compare(
+        app.answers, app.guard, request, chosen, purse, watch=watch, judge=judge, caller=caller
+    )
+    return render.comparison(rows, judged)

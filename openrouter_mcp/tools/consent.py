@@ -6,6 +6,7 @@ question that was not answered.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -13,8 +14,9 @@ from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Cont
 from pydantic import BaseModel, Field
 
 from openrouter_mcp.app import App
-from openrouter_mcp.compare import require_distinct, vet_all
+from openrouter_mcp.compare import THREE, require_distinct, vet_all
 from openrouter_mcp.guard import in_words
+from openrouter_mcp.judge import longest_question
 from openrouter_mcp.records import FREE_ROUTER
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.text import one_line, usd
@@ -65,13 +67,17 @@ async def cost_of_comparing(
     *,
     prompt: str,
     models: tuple[str, ...],
+    judge: str,
     system: str,
     max_tokens: int,
     max_cost_usd: Decimal | None,
 ) -> list[Vetted]:
     """The same for `compare_models`."""
     require_distinct(models)
-    requests = [ChatRequest(model=model, prompt=prompt, system=system, max_tokens=max_tokens) for model in models]
+    request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
+    requests = [replace(request, model=model) for model in models]
+    if judge:
+        requests.append(longest_question(judge, request, len(models) or THREE))
     return await _above_limit(app, requests, max_cost_usd)
 
 
@@ -81,7 +87,8 @@ async def _above_limit(app: App, requests: Sequence[ChatRequest], max_cost: Deci
         return []
     app.client.require_key()
     await app.guard.require_open()
-    vetted, _ = await vet_all(app.guard, requests, purse)
+    new = [one for one in requests if not await app.answers.repeated(one, app.settings.caller)]
+    vetted = [one for one in await vet_all(app.guard, new, purse) if isinstance(one, Vetted)]
     if _worst(vetted) <= purse.agreed:
         return []
     await app.guard.require_left(vetted)  # nobody is asked about what is refused anyway

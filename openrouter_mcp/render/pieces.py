@@ -1,0 +1,97 @@
+"""What results about answers are made of."""
+
+from openrouter_mcp.text import one_line, usd
+from openrouter_mcp.transcript import Answer, Draft
+
+HEAD = ["model", "outcome", "seconds", "tokens", "tokens/s", "cost", "id"]
+
+
+def record(answer: Answer) -> dict[str, object]:
+    """The stable names of design section 7; costs are decimal strings in USD."""
+    facts: dict[str, object] = {
+        "id": answer.id,
+        "status": answer.status,
+        "model": one_line(answer.model, 200),
+        "attempts": answer.attempts,
+    }
+    if answer.code:
+        return facts | {"code": answer.code, "retry_after_s": answer.retry_after_s}
+    return facts | {
+        "provider": answer.provider,
+        "generation_id": answer.generation_id,
+        "finish_reason": answer.finish_reason,
+        "prompt_tokens": answer.usage.prompt_tokens,
+        "completion_tokens": answer.usage.completion_tokens,
+        "reasoning_tokens": answer.usage.reasoning_tokens,
+        "cost_usd": None if answer.cost is None else f"{answer.cost:f}",
+        "seconds": round(answer.seconds, 3),
+        **({"warning": answer.warning} if answer.warning else {}),
+        **({"age_s": round(answer.age_s)} if answer.age_s is not None else {}),
+    }
+
+
+def read(answer: Answer, *, page: int = 1) -> str:
+    """The call that reads it."""
+    which = f", page={page}" if page > 1 else ""
+    return f'read_answer(id="{answer.id}"{which})'
+
+
+def section(draft: Draft, share: int) -> str:
+    """One answer of several: at most `share` characters of it."""
+    answer, pages = draft.answer, list(draft.text)
+    text = pages[0] if pages else ""  # a share is less than a page, but a page may be less than a share
+    is_cut = len(text) > share or len(pages) > 1
+    if answer.code:
+        return answer.problem
+    parts = [
+        f"[warning: {answer.warning}]" if answer.warning else "",
+        text[:share].rstrip(),
+        f"[cut here; {read(answer)} has all {draft.text.size} characters]" if is_cut else "",
+        f"[incomplete: {answer.problem}]" if answer.problem else "",
+        f"[note: {answer.note}]" if answer.note else "",
+        f"[still writing; {read(answer)} waits for more]" if answer.running else "",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def footer(answer: Answer) -> str:
+    """Who answered, what it took, what is left, and the id."""
+    usage = answer.usage
+    reasoning = f" ({usage.reasoning_tokens} of them reasoning)" if usage.reasoning_tokens else ""
+    parts = [
+        name(answer) + (f" via {one_line(answer.provider, 60)}" if answer.provider else ""),
+        f"{usage.prompt_tokens} in + {usage.completion_tokens} out tokens{reasoning}",
+        f"{answer.seconds:.1f} s",
+        _cost(answer),
+    ]
+    if answer.attempts > 1:
+        parts.append(f"{answer.attempts} requests")
+    if answer.allowance:
+        parts.append(answer.allowance)
+    return f"{', '.join(parts)}; id {answer.id}"
+
+
+def _cost(answer: Answer) -> str:
+    if answer.cost is not None:
+        return usd(answer.cost)
+    held = f", {usd(answer.held)} stays reserved until OpenRouter tells" if answer.held else ""
+    return f"cost unknown{held}"
+
+
+def name(answer: Answer) -> str:
+    """The model that answered; where another was asked for, both."""
+    if answer.models and answer.served not in ("", *answer.models):
+        return f"{one_line(answer.served, 100)} (asked as {answer.models[0]})"
+    return one_line(answer.model, 100)
+
+
+def row(answer: Answer) -> list[str]:
+    """One line of a table under `HEAD`."""
+    if answer.code:
+        return [name(answer), answer.code, "-", "-", "-", "-", answer.id or "-"]
+    if answer.running:
+        return [name(answer), "still writing", "-", "-", "-", "-", answer.id]
+    tokens = answer.usage.completion_tokens
+    speed = f"{tokens / answer.seconds:.0f}" if answer.seconds else "-"
+    spent = "unknown" if answer.cost is None else usd(answer.cost)
+    return [name(answer), answer.status, f"{answer.seconds:.1f}", str(tokens), speed, spent, answer.id]
