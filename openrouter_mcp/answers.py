@@ -89,11 +89,15 @@ class Answers:
         since = self._wall() - self._repeat_s
         for entry in await self._keeping.same(fingerprint(request), await self._ledger.owners(), caller, since):
             if entry.answer.status == "complete" and not entry.answer.warning:
-                text = Text()
-                text.add(await self._keeping.text(entry.answer.id))
-                text.finish()
-                return Draft(_again(entry.answer, self._wall() - entry.at), text)
+                return await self.draft(_again(entry.answer, self._wall() - entry.at))
         return None
+
+    async def draft(self, answer: Answer) -> Draft:
+        """A kept answer with its text."""
+        text = Text()
+        text.add(await self._keeping.text(answer.id))
+        text.finish()
+        return Draft(answer, text)
 
     async def read(self, id_: str, page: int, watch: Watch, *, wait_s: float, caller: str = "") -> View:
         """Page `page` of an answer, after at most `wait_s` seconds if it is still being written.

@@ -9,13 +9,16 @@ import anyio
 import httpx2
 
 from openrouter_mcp.answers import Answers
+from openrouter_mcp.asking import Parts
 from openrouter_mcp.attempts import Attempts
+from openrouter_mcp.batch import Batches
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.guard import Guard
 from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
 from openrouter_mcp.reading import Timeouts
+from openrouter_mcp.results import Results
 from openrouter_mcp.settings import Settings
 from openrouter_mcp.writing import Waits, Writing
 
@@ -31,6 +34,8 @@ class App:
     guard: Guard
     writing: Writing
     answers: Answers
+    batches: Batches
+    results: Results
 
 
 @asynccontextmanager
@@ -55,19 +60,22 @@ async def open_app(
     client = OpenRouter(settings, transport=transport, timeouts=timeouts, clock=clock)
     catalog = Catalog(client.models, clock=monotonic, wall=clock)
     key = settings.key.get_secret_value() if settings.key else ""
-    ledger = Ledger(
-        key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock, inquire=client.generation
-    )
+    inquire = client.generation
+    ledger = Ledger(key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock, inquire=inquire)
     guard = Guard(catalog, ledger, settings.policy)
     attempts = Attempts(client, catalog, ledger, guard, clock=monotonic, sleep=sleep)
     keeping = Keeping(settings.state_dir if settings.keep_answers else None, clock=clock)
     waits = waits or Waits(plain=settings.wait_s, with_progress=settings.wait_with_progress_s)
     writing = Writing(attempts, keeping, ledger, waits, clock=monotonic, wall=clock)
     answers = Answers(writing, keeping, ledger, repeat_s=settings.repeat_s, wall=clock)
+    parts = Parts(writing, keeping, ledger, guard, clock=monotonic, wall=clock, sleep=sleep)
+    batches = Batches(answers, parts)
     try:
-        yield App(settings, client, catalog, ledger, guard, writing, answers)
+        results = Results(batches, answers, parts)
+        yield App(settings, client, catalog, ledger, guard, writing, answers, batches, results)
     finally:
         with anyio.CancelScope(shield=True):
+            await batches.aclose()
             await writing.aclose()
             await client.aclose()
             await ledger.aclose()

@@ -37,6 +37,14 @@ CREATE TABLE IF NOT EXISTS pages (
     answer TEXT NOT NULL REFERENCES answers ON DELETE CASCADE, number INTEGER NOT NULL, text TEXT NOT NULL,
     PRIMARY KEY (answer, number)
 );
+CREATE TABLE IF NOT EXISTS plans (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, caller TEXT NOT NULL, at REAL NOT NULL, state TEXT NOT NULL DEFAULT '',
+    plan TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS plan_rows (
+    plan TEXT NOT NULL REFERENCES plans ON DELETE CASCADE, place INTEGER NOT NULL, facts TEXT NOT NULL,
+    PRIMARY KEY (plan, place)
+);
 """
 _FROM_1 = """
 ALTER TABLE answers ADD COLUMN batch TEXT NOT NULL DEFAULT '';
@@ -109,7 +117,7 @@ class Archive:
                         entry.question,
                         encodable(entry.system),
                         encodable(entry.prompt),
-                        _FACTS.dump_json(entry.answer).decode(),
+                        write_facts(entry.answer),
                     ),
                     len(entry.system) + len(entry.prompt) + size,
                 ),
@@ -179,6 +187,7 @@ class Archive:
         with self.db:
             self.db.execute("BEGIN IMMEDIATE")
             self.db.execute("DELETE FROM answers WHERE at < ?", (now - KEPT_S,))
+            self.db.execute("DELETE FROM plans WHERE at < ?", (now - KEPT_S,))
             size = 0
             rows = self.db.execute("SELECT id, size FROM answers ORDER BY at DESC").fetchall()
             for place, (id_, bytes_) in enumerate(rows):
@@ -192,16 +201,26 @@ def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "replace")
 
 
-def _entry(row: tuple[object, ...], caller: str) -> Entry | None:
-    """A row as what it should be; None for one that is not."""
-    owner, parent, at, seen, process, system, prompt, facts, batch, question = row
+def write_facts(answer: Answer) -> str:
+    """What is known of the answer, but for its text, as JSON."""
+    return _FACTS.dump_json(answer).decode()
+
+
+def read_facts(facts: object) -> Answer | None:
+    """The same as an answer again; None when it is not what it should be."""
     try:
         answer = _FACTS.validate_json(str(facts))
     except ValidationError:
         return None
-    if None in [amount(usd) for usd in (answer.held, answer.before, answer.usage.cost or Decimal(0))]:
-        return None
-    return Entry(
+    amounts = [amount(usd) for usd in (answer.held, answer.before, answer.usage.cost or Decimal(0))]
+    return None if None in amounts else answer
+
+
+def _entry(row: tuple[object, ...], caller: str) -> Entry | None:
+    """A row as what it should be; None for one that is not."""
+    owner, parent, at, seen, process, system, prompt, facts, batch, question = row
+    answer = read_facts(facts)
+    return None if answer is None else Entry(
         answer, str(owner), caller, str(parent), number(at) or 0.0, number(seen) or 0.0, str(process), str(system),
         str(prompt), str(batch), str(question),
     )  # fmt: skip

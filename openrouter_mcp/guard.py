@@ -22,8 +22,8 @@ from openrouter_mcp.ledger.slots import Slot
 from openrouter_mcp.records import FREE_SUFFIX, Model
 from openrouter_mcp.refusals import Declined, GuardClosed, OverBudget
 from openrouter_mcp.settings import Policy
-from openrouter_mcp.text import about_usd, usd
-from openrouter_mcp.vetting import Purse, Vetted, vet
+from openrouter_mcp.text import usd
+from openrouter_mcp.vetting import Purse, Vetted, in_words, vet
 from openrouter_mcp.wire import ChatRequest, Usage, chat_body
 
 # An account may switch these on for every request; both cost money even on free models.
@@ -175,16 +175,17 @@ class Guard:
     # --- reserving ----------------------------------------------------------------------------------------------------
 
     async def reserve(
-        self, vetted: Sequence[Vetted], purse: Purse, *, longest_wait: float, spare: int = 0
+        self, vetted: Sequence[Vetted], purse: Purse, *, longest_wait: float, spare: int = 0, batch: str = ""
     ) -> list[Held]:
-        """Reserve for all of `vetted` or for none: a slot for each that is free, the worst case for each that is not.
+        """Reserve for all of `vetted` or for none: a slot for each that is free, the worst case for each that is not
+        (promised to a `batch`, if it is for one, until that draws it).
 
         Raises:
             GuardClosed, OverBudget, Declined, CannotReserve: when the money is not there.
             MinuteQuota, DailyQuota: when a slot would come too late.
         """
         await self.require_open()
-        charges = await self._hold([each for each in vetted if each.worst], purse)
+        charges = await self._hold([each for each in vetted if each.worst], purse, batch)
         held = [Held(purse, charge=charges.pop(0) if each.worst else None) for each in vetted]
         async with AsyncExitStack() as unless_reserved:
             for each in held:
@@ -200,7 +201,7 @@ class Guard:
             unless_reserved.pop_all()
         return held
 
-    async def _hold(self, priced: Sequence[Vetted], purse: Purse) -> list[Charge]:
+    async def _hold(self, priced: Sequence[Vetted], purse: Purse, batch: str) -> list[Charge]:
         if not priced:
             return []
         worst = sum((each.worst for each in priced), Decimal(0))
@@ -216,7 +217,7 @@ class Guard:
             unless_held.callback(purse.take_back, worst)
             await self._ledger.refresh()
             amounts = [(each.request.model, each.worst) for each in priced]
-            charges = await self._ledger.spending.hold(amounts, self.policy.daily_budget)
+            charges = await self._ledger.spending.hold(amounts, self.policy.daily_budget, batch=batch)
             if isinstance(charges, Spent):
                 raise self._over_the_day(what, charges)
             unless_held.pop_all()
@@ -286,13 +287,3 @@ class Guard:
 def _of_the_day(budget: Budget) -> str:
     held = f" ({usd(budget.spent.held)} is held for calls whose cost is not known yet)" if budget.spent.held else ""
     return f"the budget of the day is {usd(budget.daily)}{held}"
-
-
-def in_words(priced: Sequence[Vetted]) -> str:
-    """What a call can cost, for an agent or a person."""
-    worst = about_usd(sum((each.worst for each in priced), Decimal(0)))
-    typical = about_usd(sum((each.typical for each in priced), Decimal(0)))
-    if len(priced) == 1:
-        return f"Asking {priced[0].request.model!r} can cost up to {worst}, typically {typical}"
-    shares = ", ".join(f"{each.request.model} {about_usd(each.worst)}" for each in priced)
-    return f"Asking {len(priced)} models can cost up to {worst} ({shares}), typically {typical}"

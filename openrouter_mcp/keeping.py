@@ -43,7 +43,7 @@ class Keeping:
                 if archive:
                     archive.close()
 
-        await anyio.to_thread.run_sync(close, limiter=self._one_thread)
+        await self._run(close)
 
     async def save(self, entry: Entry, text: Text) -> bool:
         """Write what is new of the answer. Whether somebody wants it stopped."""
@@ -62,39 +62,57 @@ class Keeping:
 
     async def tidy(self) -> None:
         """Forget what is too old, too many or too much."""
-        await self._each(lambda archive: archive.tidy(self._clock()))
+        await self.each(lambda archive: archive.tidy(self._clock()))
 
     async def find(self, id_: str, owners: Sequence[str], caller: str) -> Entry | None:
         """The answer of that id, if it is `caller`'s and the account's."""
-        found = await self._each(lambda archive: archive.find(id_, owners, caller))
+        found = await self.each(lambda archive: archive.find(id_, owners, caller))
         return next((entry for entry in found if entry and self._is_fresh(entry)), None)
 
     async def same(self, question: str, owners: Sequence[str], caller: str, since: float) -> list[Entry]:
         """The caller's answers to the same `question` asked `since` then (epoch seconds)."""
-        found = await self._each(lambda archive: archive.same(question, owners, caller, since))
+        found = await self.each(lambda archive: archive.same(question, owners, caller, since))
         return [entry for entries in found for entry in entries]
 
     async def newest(self, owners: Sequence[str], caller: str, count: int) -> list[Entry]:
         """The caller's latest answers, newest first."""
-        found = await self._each(lambda archive: archive.newest(owners, caller, count))
+        found = await self.each(lambda archive: archive.newest(owners, caller, count))
         newest = {entry.answer.id: entry for entries in reversed(found) for entry in entries if self._is_fresh(entry)}
         return sorted(newest.values(), key=lambda entry: -entry.at)[:count]
 
     async def pages(self, id_: str) -> int:
         """How many pages an answer has."""
-        return max(await self._each(lambda archive: archive.pages(id_)), default=0)
+        return max(await self.each(lambda archive: archive.pages(id_)), default=0)
 
     async def page(self, id_: str, number: int) -> str:
         """One page of an answer, counted from 1."""
-        return next(filter(None, await self._each(lambda archive: archive.page(id_, number))), "")
+        return next(filter(None, await self.each(lambda archive: archive.page(id_, number))), "")
 
     async def text(self, id_: str) -> str:
         """All of an answer."""
-        return next(filter(None, await self._each(lambda archive: archive.text(id_))), "")
+        return next(filter(None, await self.each(lambda archive: archive.text(id_))), "")
 
     async def stop(self, id_: str) -> None:
         """Ask the process that writes the answer to stop."""
-        await self._each(lambda archive: archive.stop(id_))
+        await self.each(lambda archive: archive.stop(id_))
+
+    async def put(self, method: Callable[[Archive], T]) -> None:
+        """Write into the archive on disk; where that cannot be, into the one in memory."""
+
+        def put() -> None:
+            if not self._from_disk(method):
+                method(self._in_memory())
+
+        await self._run(put)
+
+    async def each(self, method: Callable[[Archive], T]) -> list[T]:
+        """What each archive says; the one in memory holds what could not be written, so it comes first."""
+
+        def each() -> list[T]:
+            said = [method(self._memory)] if self._memory else []
+            return said + self._from_disk(method)
+
+        return await self._run(each)
 
     # --- the archives -------------------------------------------------------------------------------------------------
 
@@ -104,15 +122,6 @@ class Keeping:
                 return work()
 
         return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
-
-    async def _each(self, method: Callable[[Archive], T]) -> list[T]:
-        """What each archive says; the one in memory holds what could not be written, so it comes first."""
-
-        def each() -> list[T]:
-            said = [method(self._memory)] if self._memory else []
-            return said + self._from_disk(method)
-
-        return await self._run(each)
 
     def _in_memory(self) -> Archive:
         self._memory = self._memory or Archive(":memory:")

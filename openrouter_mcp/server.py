@@ -59,6 +59,8 @@ def build(app: App) -> "OpenRouterServer":
         cache_hints={"tools/list": CacheHint(ttl_ms=_TOOL_LIST_TTL_MS, scope="public")},
     )
     server.key = app.settings.key
+    if app.settings.key:
+        server.woken = lambda: app.batches.wake(app.settings.caller)
     for tool in TOOLS:
         server.add_tool(
             _as_result(tool.run),
@@ -100,6 +102,7 @@ class OpenRouterServer(MCPServer[App]):
     """The SDK's server with tidier schemas, our errors, no argument silently dropped, and no `key` in any result."""
 
     key: SecretStr | None = None
+    woken: Callable[[], None] | None = None  # by each call of a tool
 
     async def list_tools(self) -> list[ListedTool]:
         """The tools with schemas that every client can read."""
@@ -122,6 +125,8 @@ class OpenRouterServer(MCPServer[App]):
         unknown = [argument for argument in arguments if argument not in known[name]]
         if unknown:
             return _error(_unknown_argument(name, unknown[0], known[name]))
+        if self.woken:
+            self.woken()
         try:
             result = await super().call_tool(name, arguments, context)
         except ToolError as failure:
@@ -205,7 +210,7 @@ def _complaint(where: tuple[int | str, ...], kind: str, error: Any) -> str:  # n
         "tuple_type": "must be a list",
         "greater_than_equal": f"must be {limits.get('ge')} or more",
         "less_than_equal": f"must be {limits.get('le')} or less",
-        "too_short": f"must have {limits.get('min_length')} or more entries, or be left out",
+        "too_short": f"must have {limits.get('min_length')} or more entries",
         "too_long": f"must have {limits.get('max_length')} entries or fewer",
     }
     return f"{name} {wants.get(kind) or one_line(error['msg'], 100)}."

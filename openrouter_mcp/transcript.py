@@ -17,8 +17,8 @@ class Answer:
     """What is known of one answer, but for its text. `models` were asked, `served` answered; `problem` says why there
     is no text (an error of that `code`) or why it is not whole, `warning` what else is wrong, `note` what else to know,
     `allowance` what is left of the day. `held` USD stay reserved while its cost is not known, `before` were spent on
-    earlier attempts; `thoughts` and `words` count the pieces of each. `begun`: OpenRouter took the request. `age_s`: it was written so long ago,
-    for the same question, and is given once more."""
+    earlier attempts; `thoughts` and `words` count the pieces of each. `begun`: OpenRouter took the request. `age_s`:
+    how long ago it was written, where it answers the same question once more."""
 
     id: str = ""
     models: tuple[str, ...] = ()

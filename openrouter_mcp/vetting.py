@@ -6,7 +6,7 @@
    is exactly zero.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -80,6 +80,19 @@ class Vetted:
         return f"up to {about_usd(self.worst)}, typically {about_usd(self.typical)}"
 
 
+def in_words(priced: Sequence[Vetted]) -> str:
+    """What a call can cost, for an agent or a person."""
+    worst = about_usd(sum((each.worst for each in priced), Decimal(0)))
+    typical = about_usd(sum((each.typical for each in priced), Decimal(0)))
+    if len(priced) == 1:
+        return f"Asking {priced[0].request.model!r} can cost up to {worst}, typically {typical}"
+    models = {each.request.model for each in priced}
+    if len(models) == 1:
+        return f"Asking {models.pop()!r} {len(priced)} times can cost up to {worst}, typically {typical}"
+    shares = ", ".join(f"{each.request.model} {about_usd(each.worst)}" for each in priced)
+    return f"Asking {len(priced)} models can cost up to {worst} ({shares}), typically {typical}"
+
+
 async def vet(request: ChatRequest, catalog: Catalog, policy: Policy, purse: Purse) -> Vetted:
     """`request` as it may be sent.
 
@@ -90,7 +103,8 @@ async def vet(request: ChatRequest, catalog: Catalog, policy: Policy, purse: Pur
         CannotVerifyPrice, Network: when the catalogue cannot be read.
         InvalidRequest, TooLarge: when it cannot be sent as it is.
     """
-    _check_size(request)
+    check_prompt(request)
+    _check_model(request)
     asked = (request.model, *request.fallbacks)  # whichever may serve
     known = await catalog.trusted() if asked != (FREE_ROUTER,) else {}
     around = _Around(known, policy, purse)
@@ -132,16 +146,20 @@ class _Around:
         return NotFree(model, reason, self.purse.name, self.two_free())
 
 
-def _check_size(request: ChatRequest) -> None:
+def check_prompt(request: ChatRequest) -> None:
+    """Raise InvalidRequest or TooLarge where no model could be asked this."""
     if not request.prompt.strip():
         raise InvalidRequest("The prompt is empty. Send the question or task in `prompt`.")
     size = sum(len(text.encode("utf-8", "replace")) for _, text in request.messages)
     if size > MAX_PROMPT_BYTES:
         raise TooLarge(f"The prompt has {size} bytes; the limit is {MAX_PROMPT_BYTES}. Send a shorter one, or parts.")
-    if not request.model or len(request.model) > _MAX_ID:
-        raise InvalidRequest(f"A model's id has 1 to {_MAX_ID} characters; list_free_models shows the ids.")
     if request.max_tokens < 1:
         raise InvalidRequest("max_tokens must be 1 or more.")
+
+
+def _check_model(request: ChatRequest) -> None:
+    if not request.model or len(request.model) > _MAX_ID:
+        raise InvalidRequest(f"A model's id has 1 to {_MAX_ID} characters; list_free_models shows the ids.")
 
 
 # --- grammar and catalogue --------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from openrouter_mcp.wire import ChatRequest, fingerprint
 
 logger = logging.getLogger(__name__)
 _QUICK_S = 1.0
+CANCELLED = "read_answer was called with cancel"
 
 
 @dataclass(frozen=True)
@@ -95,10 +96,7 @@ class Writing:
 
     async def aclose(self) -> None:
         """Stop whatever is still written, and keep what it came to."""
-        running = list(self._running.values())
-        for each in running:
-            _stop(each, "the server was stopped")
-        await ended(running)
+        await self.stop(*self._running.values(), because="the server was stopped")
         await self._keeping.aclose()
 
     def watch(self, report: Callable[[float, str], Awaitable[None]], *, wanted: bool) -> Watch:
@@ -113,10 +111,11 @@ class Writing:
         """What is being written for `caller`, by id."""
         return {id_: each for id_, each in self._running.items() if each.entry.caller == caller}
 
-    async def stop(self, running: Running) -> None:
-        """End it here, and keep what it came to."""
-        _stop(running, "read_answer was called with cancel")
-        await ended([running])
+    async def stop(self, *running: Running, because: str = CANCELLED) -> None:
+        """End these here, and keep what they came to."""
+        for each in running:
+            _stop(each, because)
+        await ended(running)
 
     def start(
         self,
@@ -135,7 +134,7 @@ class Writing:
         is not empty, is a part of `batch` if that is not, and is for `caller` alone. `prepare` makes the final request,
         in its own time."""
         now = self._wall()
-        answer = Answer(id=_new_id(), models=(request.model,) if request.model else (), note=note)
+        answer = Answer(id=new_id(), models=(request.model,) if request.model else (), note=note)
         entry = Entry(
             answer, "", caller, parent, at=now, seen=now, process=self.process, system=request.system,
             prompt=request.prompt, batch=batch, question="" if prepare else fingerprint(request),
@@ -154,7 +153,7 @@ class Writing:
 
         self._running[answer.id] = running
         running.task = asyncio.create_task(self._run(running, ask))
-        running.task.add_done_callback(_log_fault)
+        running.task.add_done_callback(log_fault)
         return running
 
     async def _run(self, running: Running, ask: Callable[[], Awaitable[None]]) -> None:
@@ -201,7 +200,7 @@ class Writing:
         await anyio.sleep(min(_QUICK_S, self.waits.heartbeat))  # what is done by then is written down once
         while True:
             if await self._save(running):
-                _stop(running, "read_answer was called with cancel")
+                _stop(running, CANCELLED)
             await anyio.sleep(self.waits.heartbeat)
 
     async def _save(self, running: Running) -> bool:
@@ -222,16 +221,18 @@ class Writing:
         try:
             await self.until(running, watch, self.patience(watch))
         except asyncio.CancelledError:
-            if self._clock() - watch.since < self.waits.cancel:
-                for each in running:
-                    _stop(each, "the call was cancelled")
+            if self.is_meant(watch):
                 with anyio.CancelScope(shield=True):
-                    await ended(running)
+                    await self.stop(*running, because="the call was cancelled")
             raise
         for each in running:
             each.shown = True
             if each.task and each.task.done():
                 each.task.result()  # raises a fault of ours
+
+    def is_meant(self, watch: Watch) -> bool:
+        """Whether a cancel that comes now means what it says: later it can be the client's time-out."""
+        return self._clock() - watch.since < self.waits.cancel
 
     def patience(self, watch: Watch) -> float:
         """How many seconds a tool may still wait for whoever called it."""
@@ -260,7 +261,7 @@ class Writing:
             await anyio.sleep(self.waits.progress)
 
 
-def _log_fault(task: "asyncio.Task[None]") -> None:
+def log_fault(task: "asyncio.Task[None]") -> None:
     """Nobody may be waiting for it any more."""
     if not task.cancelled() and (fault := task.exception()):
         logger.error("An answer failed unexpectedly", exc_info=fault)
@@ -277,6 +278,6 @@ async def ended(running: Sequence[Running]) -> None:
         await asyncio.wait(tasks)
 
 
-def _new_id() -> str:
+def new_id() -> str:
     """128 random bits in 26 letters and digits that nobody mistakes for each other."""
     return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()

@@ -25,10 +25,14 @@ LAYERS = (
     {"transcript"},
     {"attempts", "attachments", "conversation"},
     {"archive", "judge"},
+    {"plans"},
     {"keeping"},
     {"writing"},
     {"answers"},
-    {"compare", "batch"},
+    {"compare"},
+    {"asking"},
+    {"batch"},
+    {"results"},
     {"app", "render"},
     {"tools"},
     {"server"},
@@ -50,6 +54,7 @@ MAY_CATCH = {
     "writing",
     "compare",
     "batch",
+    "asking",
     "server",
     "cli",
     "catalog",  # says what could not be read: the prices
@@ -174,7 +179,7 @@ def lines_of_code(path: Path) -> int:
 
 def test_the_whole_stays_within_its_budget() -> None:
     counted = [path for path in MODULES if room_of(name_of(path)) not in {"sandbox", "cli"}]
-    assert sum(map(lines_of_code, counted)) < 5000
+    assert sum(map(lines_of_code, counted)) < 5600
 
 
 @pytest.mark.parametrize("module", OURS)

@@ -358,8 +358,8 @@ async def test_a_call_cancelled_while_its_money_is_being_reserved_gives_it_back(
 ) -> None:
     reserved, cancel_came, hold = anyio.Event(), threading.Event(), money.hold
 
-    def hold_and_wait(*arguments: Any) -> Any:
-        held = hold(*arguments)
+    def hold_and_wait(*arguments: Any, **more: Any) -> Any:
+        held = hold(*arguments, **more)
         anyio.from_thread.run_sync(reserved.set)
         assert cancel_came.wait(5)
         return held

@@ -22,6 +22,7 @@ from openrouter_mcp.errors import (
     OpenRouterMCPError,
     Outcome,
 )
+from openrouter_mcp.ledger.promises import Promises
 from openrouter_mcp.ledger.shelf import Shelf
 from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, next_midnight
 from openrouter_mcp.ledger.spending import Spending
@@ -52,7 +53,7 @@ class Ledger:
     """The books of the account that `key` belongs to, in `folder`; without a folder, of this process alone.
 
     `read_key` asks OpenRouter about the key, `inquire` what a generation cost; `clock` gives epoch seconds; `limit`
-    requests in any `window` seconds. `spending` is the money.
+    requests in any `window` seconds. `spending` is the money, `promises` what batches still need.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Ledger:
         self._window = window
         self._clock = clock
         self._shelf = Shelf(folder, limit=limit, window=window, clock=clock)
+        self.promises = Promises(self._key, self._shelf, clock=clock)
         self.spending = Spending(self._key, self._shelf, inquire, clock=clock)
         self._read_at = float("-inf")
         self._must_read = False

@@ -57,9 +57,10 @@ class Closure:
 
 
 def hold(
-    book: Book, key: str, amounts: Sequence[tuple[str, Decimal]], now: float, budget: Decimal
+    book: Book, key: str, amounts: Sequence[tuple[str, Decimal]], now: float, budget: Decimal, *, batch: str = ""
 ) -> list[Charge] | Spent:
-    """Hold each model's amount, all or none; when the day's `budget` does not bear it, what is spent already."""
+    """Hold each model's amount, all or none; when the day's `budget` does not bear it, what is spent already. What is
+    held for a `batch` is promised until it is drawn."""
     with book.transaction(durable=True) as db:
         db.execute("DELETE FROM charges WHERE day < ?", (day_of(now) - _KEPT_DAYS,))
         account = book.account(db, key)
@@ -73,6 +74,8 @@ def hold(
                 (account, day_of(now), model, _text(amount)),
             )
             charges.append(Charge(row.lastrowid or 0, model, amount, book))
+        if batch:
+            db.executemany("INSERT INTO promises (charge, batch) VALUES (?, ?)", [(one.id, batch) for one in charges])
         return charges
 
 

@@ -62,8 +62,13 @@ class Shelf:
 
     async def aclose(self) -> None:
         """Close the book."""
-        if self._book is not None:
-            await anyio.to_thread.run_sync(self._book.close, limiter=self._one_thread)
+
+        def close() -> None:
+            with self._one_at_a_time:
+                if self._book is not None:
+                    self._book.close()
+
+        await anyio.to_thread.run_sync(close, limiter=self._one_thread)
 
     async def use(self, method: Callable[Concatenate[Book, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run one of the book's transactions in the one thread that has it; on this process's own book if the shared

@@ -44,9 +44,11 @@ class Spending:
         self._clock = clock
         self._closed: list[Closure] = []
 
-    async def hold(self, amounts: Sequence[tuple[str, Decimal]], budget: Decimal) -> list[Charge] | Spent:
+    async def hold(
+        self, amounts: Sequence[tuple[str, Decimal]], budget: Decimal, *, batch: str = ""
+    ) -> list[Charge] | Spent:
         """Hold the worst case of each model, all or none; when the day's `budget` (USD) does not bear it, what is spent
-        already.
+        already. For a `batch` it is promised until it is drawn.
 
         Raises:
             CannotReserve: when there is no book that says what was spent.
@@ -56,7 +58,7 @@ class Spending:
         def hold(book: Book) -> list[Charge] | Spent | None:
             if self._shelf.warning or self._shelf.set_aside:
                 return None
-            return money.hold(book, self._key, amounts, self._clock(), budget)
+            return money.hold(book, self._key, amounts, self._clock(), budget, batch=batch)
 
         held = await self._shelf.use(hold)
         if held is None:

@@ -16,7 +16,7 @@ from openrouter_mcp.errors import UnusableBook
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, earliest, next_midnight
 from openrouter_mcp.text import number
 
-VERSION = 2
+VERSION = 3
 BUSY_S = 10.0  # how long a sibling may hold the book before it counts as unusable
 _LONGEST_MINUTE_STOP_S = 90.0
 _LONGEST_COOLDOWN_S = 600.0
@@ -43,6 +43,11 @@ CREATE TABLE IF NOT EXISTS charges (
     inquiries INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS charges_by_day ON charges (account, day);
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY, account TEXT NOT NULL, day INTEGER NOT NULL, holder TEXT NOT NULL, until REAL NOT NULL,
+    requests INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS promises (charge INTEGER PRIMARY KEY, batch TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS closures (at REAL NOT NULL, reason TEXT NOT NULL);
 """
 _TAKEN = "SELECT CAST(at AS REAL) AS moment FROM slots WHERE account = ? AND at > ? ORDER BY moment"
@@ -213,6 +218,7 @@ class Book:
             db.execute("INSERT OR REPLACE INTO names (key, account) VALUES (?, ?)", (key, account))
             db.execute("UPDATE slots SET account = ? WHERE account = ?", (account, key))
             db.execute("UPDATE charges SET account = ? WHERE account = ?", (account, key))
+            db.execute("UPDATE batches SET account = ? WHERE account = ?", (account, key))
             db.execute("UPDATE OR IGNORE accounts SET account = ? WHERE account = ?", (account, key))
             rest = db.execute("SELECT minute_stop, day_stop FROM accounts WHERE account = ?", (key,)).fetchone()
             if rest:

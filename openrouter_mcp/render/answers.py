@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from openrouter_mcp.answers import Listed, View
 from openrouter_mcp.errors import OpenRouterMCPError
+from openrouter_mcp.plans import Kept
 from openrouter_mcp.render import pieces
 from openrouter_mcp.render.reply import Reply, table
 from openrouter_mcp.text import duration
@@ -35,16 +36,15 @@ def answer(view: View) -> Reply:
     return Reply("\n\n".join(filter(None, parts)), facts)
 
 
-def answers(listed: Sequence[Listed]) -> Reply:
-    """The newest answers, a line each."""
-    if not listed:
+def answers(listed: Sequence[Listed], batches: Sequence[tuple[Kept, float]] = ()) -> Reply:
+    """The newest answers and batches, a line each."""
+    if not listed and not batches:
         return Reply("No answers are kept: nothing was asked in the last day.", {"rows": []})
-    rows = [_line(one) for one in listed]
+    rows = [*(pieces.batch_line(kept, age_s) for kept, age_s in batches), *map(_line, listed)]
     text = table([["id", "model", "state", "age", "question"], *rows])
-    return Reply(
-        f"Your newest answers; read_answer(id=...) reads one.\n\n{text}",
-        {"rows": [pieces.record(one.entry.answer) for one in listed]},
-    )
+    records = [pieces.batch_record(kept) for kept, _ in batches]
+    records += [pieces.record(one.entry.answer) for one in listed]
+    return Reply(f"Your newest answers; read_answer(id=...) reads one.\n\n{text}", {"rows": records})
 
 
 def _line(one: Listed) -> list[str]:

@@ -1,8 +1,10 @@
 """What results about answers are made of."""
 
-from openrouter_mcp.text import one_line, usd
+from openrouter_mcp.plans import Kept, State
+from openrouter_mcp.text import duration, one_line, usd
 from openrouter_mcp.transcript import Answer, Draft
 
+_BATCH_STATUS = {State.OPEN: "running", State.DONE: "complete", State.STOPPED: "cancelled"}
 HEAD = ["model", "outcome", "seconds", "tokens", "tokens/s", "cost", "id"]
 
 
@@ -95,3 +97,29 @@ def row(answer: Answer) -> list[str]:
     speed = f"{tokens / answer.seconds:.0f}" if answer.seconds else "-"
     spent = "unknown" if answer.cost is None else usd(answer.cost)
     return [name(answer), answer.status, f"{answer.seconds:.1f}", str(tokens), speed, spent, answer.id]
+
+
+def batch_count(kept: Kept) -> str:
+    """How many of a batch's prompts are answered, and how many are not for some reason."""
+    rows = [kept.settled.get(kept.plan.first(place)) for place in range(len(kept.plan.prompts))]
+    answered, failures = sum(bool(row and not row.code) for row in rows), sum(bool(row and row.code) for row in rows)
+    return f"{answered} of {len(rows)} answered" + (f", {failures} failed" if failures else "")
+
+
+def batch_record(kept: Kept) -> dict[str, object]:
+    """A batch in a list, by the stable names."""
+    rows = [kept.settled.get(kept.plan.first(place)) for place in range(len(kept.plan.prompts))]
+    return {
+        "id": kept.plan.id,
+        "status": _BATCH_STATUS[kept.state],
+        "model": kept.plan.request.model,
+        "prompts": len(rows),
+        "answered": sum(bool(row and not row.code) for row in rows),
+        "failed": sum(bool(row and row.code) for row in rows),
+    }
+
+
+def batch_line(kept: Kept, age_s: float) -> list[str]:
+    """A batch in a table of answers."""
+    model = kept.plan.request.model or "free models"
+    return [kept.plan.id, model, f"{_BATCH_STATUS[kept.state]}, {batch_count(kept)}", duration(age_s), kept.first_words]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from openrouter_mcp.render import Reply
 from openrouter_mcp.tools.account import check_credits
 from openrouter_mcp.tools.answers import read_answer
-from openrouter_mcp.tools.chat import ask_model, compare_models
+from openrouter_mcp.tools.chat import ask_many, ask_model, compare_models
 from openrouter_mcp.tools.models import list_free_models
 
 
@@ -22,6 +22,7 @@ class Tool:
 TOOLS = (
     Tool(ask_model, spends=True),
     Tool(compare_models, spends=True),
+    Tool(ask_many, spends=True),
     Tool(read_answer, spends=False, changes=True),
     Tool(list_free_models, spends=False),
     Tool(check_credits, spends=False),

@@ -1,4 +1,4 @@
-"""Asking: one model, or several at once."""
+"""Asking: one model, several at once, or one many things."""
 
 from decimal import Decimal
 from typing import Annotated
@@ -8,8 +8,8 @@ from pydantic import Field
 from openrouter_mcp import compare, render
 from openrouter_mcp.render import Reply
 from openrouter_mcp.tools.arguments import ContinueFrom, CurrentApp, CurrentWatch, MaxCost, MaxTokens, Prompt, System
-from openrouter_mcp.tools.consent import AgreedToAsk, AgreedToCompare
-from openrouter_mcp.tools.requests import question
+from openrouter_mcp.tools.consent import AgreedToAsk, AgreedToAskMany, AgreedToCompare
+from openrouter_mcp.tools.requests import many, question
 from openrouter_mcp.wire import ChatRequest
 
 
@@ -81,3 +81,30 @@ async def compare_models(
         app.answers, app.guard, request, chosen, purse, watch=watch, judge=judge, caller=caller
     )
     return render.comparison(rows, judged)
+
+
+async def ask_many(
+    app: CurrentApp,
+    agreed: AgreedToAskMany,
+    watch: CurrentWatch,
+    *,
+    prompts: Annotated[
+        tuple[str, ...], Field(min_length=1, max_length=100, description="1 to 100 tasks, each complete in itself.")
+    ],
+    model: Annotated[str, Field(description="An id; omitted: the best free ones right now.")] = "",
+    system: System = "",
+    max_tokens: MaxTokens = 8192,
+    max_cost_usd: MaxCost = None,
+) -> Reply:
+    """Ask one model many separate things in one call.
+
+    Use it for the same job over a list of inputs. Uses a free request per different prompt, paced so that other calls
+    find room; a priced model costs money within the user's budget for one call. Returns what is done in time and an id:
+    read_answer(id) shows how far it is and the answers in order.
+    """
+    app.client.require_key()
+    request = many(app, model=model, system=system, max_tokens=max_tokens, max_cost=max_cost_usd)
+    purse = app.guard.purse(max_cost_usd, agreed=agreed)
+    caller = app.settings.caller
+    id_ = await app.batches.begin(request, prompts, purse, max_cost=max_cost_usd, agreed=agreed, caller=caller)
+    return render.batch(await app.results.wait(id_, watch, caller=caller))

@@ -15,14 +15,13 @@ from pydantic import BaseModel, Field
 
 from openrouter_mcp.app import App
 from openrouter_mcp.compare import THREE, require_distinct, vet_all
-from openrouter_mcp.guard import in_words
 from openrouter_mcp.judge import longest_question
 from openrouter_mcp.records import FREE_ROUTER
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.text import one_line, usd
 from openrouter_mcp.tools.arguments import CurrentApp
-from openrouter_mcp.tools.requests import question
-from openrouter_mcp.vetting import Vetted
+from openrouter_mcp.tools.requests import many, question
+from openrouter_mcp.vetting import Vetted, in_words
 from openrouter_mcp.wire import ChatRequest
 
 _PURPOSE = 200  # characters of the prompt
@@ -78,6 +77,22 @@ async def cost_of_comparing(
     requests = [replace(request, model=model) for model in models]
     if judge:
         requests.append(longest_question(judge, request, len(models) or THREE))
+    return await _above_limit(app, requests, max_cost_usd)
+
+
+async def cost_of_asking_many(
+    app: CurrentApp,
+    *,
+    prompts: tuple[str, ...],
+    model: str,
+    system: str,
+    max_tokens: int,
+    max_cost_usd: Decimal | None,
+) -> list[Vetted]:
+    """The same for `ask_many`."""
+    request = many(app, model=model, system=system, max_tokens=max_tokens, max_cost=max_cost_usd)
+    asked = request.model not in ("", FREE_ROUTER)
+    requests = [replace(request, prompt=prompt) for prompt in dict.fromkeys(prompts)] if asked else []
     return await _above_limit(app, requests, max_cost_usd)
 
 
@@ -138,4 +153,5 @@ def _asked(cost: Callable[..., Awaitable[list[Vetted]]]) -> Callable[..., Awaita
 
 
 AgreedToAsk = Annotated[Decimal, Resolve(_asked(cost_of_asking))]
+AgreedToAskMany = Annotated[Decimal, Resolve(_asked(cost_of_asking_many))]
 AgreedToCompare = Annotated[Decimal, Resolve(_asked(cost_of_comparing))]

@@ -21,6 +21,12 @@ class Question:
     note: str = ""
 
 
+def many(app: App, *, model: str, system: str, max_tokens: int, max_cost: Decimal | None) -> ChatRequest:
+    """The request that is the same for all prompts of a batch."""
+    model = model or app.guard.default_model(max_cost)
+    return ChatRequest(model=model, prompt="", system=system, max_tokens=max_tokens)
+
+
 async def question(
     app: App, *, prompt: str, model: str, system: str, max_tokens: int, continue_from: str, max_cost: Decimal | None
 ) -> Question:

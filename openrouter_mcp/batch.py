@@ -1,0 +1,239 @@
+"""Batches: one model, many prompts. Begun, found by their ids, gone on with by whichever server is next at work."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from decimal import Decimal
+
+import anyio
+
+from openrouter_mcp import plans
+from openrouter_mcp.answers import Answers
+from openrouter_mcp.archive import KEPT_S
+from openrouter_mcp.asking import SPARE, Asking, Parts
+from openrouter_mcp.compare import vet_all
+from openrouter_mcp.errors import DailyQuota, OpenRouterMCPError, TooLarge
+from openrouter_mcp.guard import Held
+from openrouter_mcp.plans import Kept, Plan, State
+from openrouter_mcp.pricing import Prices
+from openrouter_mcp.refusals import (
+    CannotReserve,
+    Declined,
+    GuardClosed,
+    NoBound,
+    NotAllowed,
+    NotFree,
+    OverBudget,
+)
+from openrouter_mcp.text import encodable
+from openrouter_mcp.transcript import Answer, failed
+from openrouter_mcp.vetting import MAX_PROMPT_BYTES, Purse, Vetted, check_prompt
+from openrouter_mcp.wire import ChatRequest
+from openrouter_mcp.writing import log_fault, new_id
+
+PREFIX = "batch-"
+_MAX_BYTES = 4 * MAX_PROMPT_BYTES  # of all prompts together
+logger = logging.getLogger(__name__)
+
+
+# What this server's settings, not the batch, stand in the way of: another server may do.
+_NOT_HERE = (NotFree, NotAllowed, NoBound, OverBudget, Declined, CannotReserve, GuardClosed)
+
+
+class Batches:
+    """Begins batches by `parts`, and goes on with those that others left. What was asked already is in `answers`."""
+
+    def __init__(self, answers: Answers, parts: Parts) -> None:
+        self._answers = answers
+        self._parts = parts
+        self.asked: dict[str, Asking] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._one_look = anyio.Lock()
+        self._look: asyncio.Task[None] | None = None
+        self._looking = anyio.CancelScope()
+
+    async def aclose(self) -> None:
+        """Leave what is under way to the next server."""
+        if self._look:
+            self._looking.cancel()
+            await asyncio.wait([self._look])
+        for asking in self.asked.values():
+            asking.leave()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values())
+
+    async def wait(self, id_: str) -> None:
+        """Until nothing more of it is asked here."""
+        if task := self._tasks.get(id_):
+            await asyncio.wait([task])
+
+    async def stop(self, id_: str) -> None:
+        """Nothing more is asked of the batch, here or elsewhere."""
+        parts = self._parts
+        await parts.keeping.each(lambda archive: plans.settle(archive, id_, State.STOPPED))
+        if asking := self.asked.get(id_):
+            asking.stop()
+            await self.wait(id_)
+        elif await parts.ledger.promises.take(id_, parts.writing.process):
+            await parts.ledger.promises.end(id_)
+
+    # --- beginning ----------------------------------------------------------------------------------------------------
+
+    async def begin(
+        self,
+        request: ChatRequest,
+        prompts: Sequence[str],
+        purse: Purse,
+        *,
+        max_cost: Decimal | None,
+        agreed: Decimal,
+        caller: str,
+    ) -> str:
+        """Begin to ask `prompts` as `request` is, each once, all for what `purse` may spend. The id of the batch.
+
+        Raises:
+            TooLarge: when the prompts are too much together.
+            DailyQuota: when the day has no room for them; says how many fit.
+            OpenRouterMCPError: when none of them may be sent; as `Guard.vet` and `Guard.reserve` do.
+        """
+        texts = tuple(map(encodable, prompts))
+        if (size := sum(len(text.encode()) for text in texts)) > _MAX_BYTES:
+            raise TooLarge(f"The prompts have {size} bytes together; the limit is {_MAX_BYTES}. Send fewer at a time.")
+        parts = self._parts
+        owner = (await parts.ledger.owners())[0]
+        plan = Plan(f"{PREFIX}{new_id()}", owner, caller, parts.wall(), request, texts, max_cost, agreed)
+        repeated = [(place, await self._answers.repeated(plan.question(place), caller)) for place in plan.places()]
+        kept = Kept(plan, State.OPEN, {place: draft.answer for place, draft in repeated if draft})
+        vetted, refused = await self._vet(kept, purse)
+        if refused and not vetted and not kept.rows:
+            raise next(iter(refused.values()))
+        await self._promise(plan, sum(one.needs_slot for one in vetted.values()))
+        async with AsyncExitStack() as unless_begun:
+            unless_begun.push_async_callback(self._forget, plan)
+            held = await self._hold(plan, vetted, purse)
+            await parts.keeping.put(lambda archive: plans.save(archive, plan))
+            await self._note(kept, refused)
+            await parts.ledger.promises.take(plan.id, parts.writing.process)
+            unless_begun.pop_all()
+        self._go(kept, purse, vetted, held)
+        return plan.id
+
+    async def _vet(self, kept: Kept, purse: Purse) -> tuple[dict[int, Vetted], dict[int, OpenRouterMCPError]]:
+        """What is still to be asked, as far as it may be, and why the others may not."""
+        places = [place for place in kept.plan.places() if place not in kept.settled]
+        questions = [kept.plan.question(place) for place in places]
+        if kept.plan.request.model:
+            said = await vet_all(self._parts.guard, questions, purse)
+        else:
+            said = [_left_open(question) for question in questions]
+        each = dict(zip(places, said, strict=True))
+        vetted = {place: one for place, one in each.items() if isinstance(one, Vetted)}
+        return vetted, {place: one for place, one in each.items() if isinstance(one, OpenRouterMCPError)}
+
+    async def _promise(self, plan: Plan, requests: int) -> None:
+        ledger = self._parts.ledger
+        await ledger.refresh()
+        fitting = await ledger.promises.promise(plan.id, requests, spare=SPARE)
+        if fitting is not None:
+            refused = DailyQuota(
+                f"This needs {requests} free requests, one a prompt; {fitting} fit today, since {SPARE} are left to "
+                "single questions and some may be promised to other batches. Nothing was sent. "
+                + (f"Send {fitting} or fewer of the prompts now. " if fitting else "")
+                + "The count restarts at 00:00 UTC."
+            )
+            refused.allowance = str(await ledger.standing())
+            raise refused
+
+    async def _forget(self, plan: Plan) -> None:
+        """Nothing of it was asked."""
+        with anyio.CancelScope(shield=True):
+            await self._parts.keeping.each(lambda archive: plans.settle(archive, plan.id, State.STOPPED))
+            await self._parts.ledger.promises.end(plan.id)
+
+    async def _hold(self, plan: Plan, vetted: dict[int, Vetted], purse: Purse) -> dict[int, Held]:
+        """The worst case of all that cost money, before the first of them is sent."""
+        priced = {place: one for place, one in vetted.items() if one.worst}
+        held = await self._parts.guard.reserve([*priced.values()], purse, longest_wait=0.0, batch=plan.id)
+        return dict(zip(priced, held, strict=True))
+
+    async def _note(self, kept: Kept, refused: dict[int, OpenRouterMCPError]) -> None:
+        """Write down what need not be asked, and what may not."""
+        models = (kept.plan.request.model,) if kept.plan.request.model else ()
+        kept.rows.update({place: failed(Answer(models=models), one).answer for place, one in refused.items()})
+        id_, rows = kept.plan.id, dict(kept.rows)
+        await self._parts.keeping.each(lambda archive: plans.note(archive, id_, rows))
+
+    def _go(self, kept: Kept, purse: Purse, vetted: dict[int, Vetted], held: dict[int, Held]) -> None:
+        id_ = kept.plan.id
+        asking = Asking(kept, purse, vetted, held, self._parts)
+
+        async def run() -> None:
+            try:
+                await asking.run()
+            finally:
+                del self.asked[id_], self._tasks[id_]
+
+        self.asked[id_] = asking
+        self._tasks[id_] = asyncio.create_task(run())
+        self._tasks[id_].add_done_callback(log_fault)
+
+    # --- going on -----------------------------------------------------------------------------------------------------
+
+    def wake(self, caller: str = "") -> None:
+        """A tool was called: see in the background whether a batch of `caller`'s was left."""
+
+        async def look() -> None:
+            with self._looking:
+                await self.go_on(caller)
+
+        if self._look is None or self._look.done():
+            self._looking = anyio.CancelScope()
+            self._look = asyncio.create_task(look())
+            self._look.add_done_callback(log_fault)
+
+    async def go_on(self, caller: str = "") -> None:
+        """Go on with the batches of `caller` that no process works on."""
+        parts = self._parts
+        async with self._one_look:
+            owners, since = await parts.ledger.owners(), parts.wall() - KEPT_S
+            left = await parts.keeping.each(lambda archive: plans.left_open(archive, owners, caller, since))
+            for id_ in {id_ for ids in left for id_ in ids} - self.asked.keys():
+                if await parts.ledger.promises.take(id_, parts.writing.process):
+                    await self._adopt(id_, owners, caller)
+
+    async def _adopt(self, id_: str, owners: Sequence[str], caller: str) -> None:
+        found = await self._parts.keeping.each(lambda archive: plans.find(archive, id_, owners, caller))
+        kept = await self._as_it_ended(next(filter(None, found)), owners)
+        purse = self._parts.guard.purse(kept.plan.max_cost, agreed=kept.plan.agreed)
+        purse.held = sum((row.held if row.cost is None else row.cost for row in kept.rows.values()), Decimal(0))
+        try:
+            vetted, refused = await self._vet(kept, purse)
+            if here := next((one for one in refused.values() if isinstance(one, _NOT_HERE)), None):
+                raise here
+            held = await self._hold(kept.plan, vetted, purse)
+        except OpenRouterMCPError as failure:
+            logger.info("Batch %s is left to another server: %s", id_, failure.code)
+            await self._parts.ledger.promises.leave(id_, self._parts.writing.process)
+            return
+        await self._note(kept, refused)
+        self._go(kept, purse, vetted, held)
+
+    async def _as_it_ended(self, kept: Kept, owners: Sequence[str]) -> Kept:
+        """With what came of the answers under way when its process ended: those that were written count."""
+        rows = dict(kept.settled)
+        for place in kept.rows.keys() - rows.keys():
+            entry = await self._parts.keeping.find(kept.rows[place].id, owners, kept.plan.caller)
+            if entry and not entry.answer.running and not entry.answer.cancelled:
+                rows[place] = entry.answer
+        return replace(kept, rows=rows)
+
+
+def _left_open(question: ChatRequest) -> Vetted | OpenRouterMCPError:
+    """A question for whichever free model will be best."""
+    try:
+        check_prompt(question)
+    except OpenRouterMCPError as failure:
+        return failure
+    return Vetted(question, (), Prices(), Decimal(0), Decimal(0))

@@ -1,0 +1,152 @@
+"""The results of batches: how far each is, its answers page by page in the prompts' order; waited for, stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import anyio
+
+from openrouter_mcp import plans
+from openrouter_mcp.answers import Answers
+from openrouter_mcp.archive import KEPT_S
+from openrouter_mcp.asking import Asking, Parts
+from openrouter_mcp.batch import Batches
+from openrouter_mcp.errors import InvalidRequest, UnknownAnswer
+from openrouter_mcp.plans import Kept, State
+from openrouter_mcp.text import duration
+from openrouter_mcp.transcript import Answer, Draft
+from openrouter_mcp.writing import Watch
+
+PAGE = 10  # prompts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch as far as it is, and page `page` of it: answers by the places of their prompts, None where there is none
+    yet. Whether some process is `asking` it; if it is this one, the rest takes about `to_go` seconds."""
+
+    kept: Kept
+    page: int
+    drafts: dict[int, Draft | None]
+    asking: bool
+    to_go: float | None = None
+
+    @property
+    def pages(self) -> int:
+        """How many there are."""
+        return -(-len(self.kept.plan.prompts) // PAGE)
+
+
+class Results:
+    """Finds what `batches` ask and the books keep."""
+
+    def __init__(self, batches: Batches, answers: Answers, parts: Parts) -> None:
+        self._batches = batches
+        self._answers = answers
+        self._parts = parts
+
+    async def wait(self, id_: str, watch: Watch, *, caller: str = "") -> Batch:
+        """The first page of a batch that was just begun, once it is done or as late as its client's patience lasts. A
+        cancel stops it, unless it comes so late that it can be the client's time-out."""
+        try:
+            return await self.read(id_, 1, watch, wait_s=self._parts.writing.patience(watch), caller=caller)
+        except anyio.get_cancelled_exc_class():
+            if self._parts.writing.is_meant(watch):
+                with anyio.CancelScope(shield=True):
+                    await self._batches.stop(id_)
+            raise
+
+    async def read(self, id_: str, page: int, watch: Watch, *, wait_s: float, caller: str = "") -> Batch:
+        """Page `page` of a batch, after at most `wait_s` seconds if it is still asked.
+
+        Raises:
+            UnknownAnswer: when none of that id is `caller`'s.
+            InvalidRequest: when there is no such page.
+        """
+        await self._batches.go_on(caller)
+        kept = await self._kept(id_, caller)
+        last = -(-len(kept.plan.prompts) // PAGE)
+        if page > last:
+            raise InvalidRequest(f"Batch {id_} has {last} pages; page {page} is not one of them.")
+        async with anyio.create_task_group() as group:
+            if watch.wanted:
+                group.start_soon(self._tell, id_, watch, caller)
+            with anyio.move_on_after(min(wait_s, self._parts.writing.patience(watch))):
+                await self._until_done(id_, caller)
+            group.cancel_scope.cancel()
+        return await self._page(id_, page, caller)
+
+    async def stop(self, id_: str, caller: str = "") -> None:
+        """Nothing more is asked of the batch.
+
+        Raises:
+            UnknownAnswer: when none of that id is `caller`'s.
+        """
+        await self._kept(id_, caller)
+        await self._batches.stop(id_)
+
+    async def newest(self, caller: str = "") -> list[tuple[Kept, float]]:
+        """The caller's batches, newest first, with their ages in seconds."""
+        owners, now = await self._parts.ledger.owners(), self._parts.wall()
+        found = await self._parts.keeping.each(lambda archive: plans.newest(archive, owners, caller, now - KEPT_S))
+        kept = [self._by_now(one) for each in found for one in each]
+        return [(one, max(0.0, now - one.plan.at)) for one in sorted(kept, key=lambda one: -one.plan.at)]
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    async def _until_done(self, id_: str, caller: str) -> None:
+        if id_ in self._batches.asked:
+            await self._batches.wait(id_)
+        kept = await self._kept(id_, caller)
+        while await self._is_asked(kept):  # in another process
+            await anyio.sleep(self._parts.writing.waits.poll)
+            kept = await self._kept(id_, caller)
+
+    async def _tell(self, id_: str, watch: Watch, caller: str) -> None:
+        """Say how far it is, at once and then every few seconds, by a number that only rises."""
+        said = 0.0
+        while True:
+            kept = await self._kept(id_, caller)
+            done, asked = len(kept.settled), len([*kept.plan.places()])
+            to_go = await self._to_go(self._batches.asked.get(id_))
+            rest = "" if to_go is None else f", about {duration(to_go)} to go"
+            said = max(said + 0.001, self._parts.clock() - watch.since)
+            await watch.report(said, f"{done} of {asked} prompts done{rest} (id {id_})")
+            await anyio.sleep(self._parts.writing.waits.progress)
+
+    async def _page(self, id_: str, page: int, caller: str) -> Batch:
+        kept = await self._kept(id_, caller)
+        asking = self._batches.asked.get(id_)
+        places = range(len(kept.plan.prompts))[(page - 1) * PAGE : page * PAGE]
+        drafts = {place: await self._draft(kept, asking, kept.plan.first(place)) for place in places}
+        return Batch(kept, page, drafts, await self._is_asked(kept), await self._to_go(asking))
+
+    async def _is_asked(self, kept: Kept) -> bool:
+        return kept.state is State.OPEN and await self._parts.ledger.promises.is_leased(kept.plan.id)
+
+    async def _draft(self, kept: Kept, asking: Asking | None, place: int) -> Draft | None:
+        running = asking.under_way.get(place) if asking else None
+        if running:
+            return running.draft
+        row = kept.settled.get(place)
+        if row is None:
+            return None
+        return await self._answers.draft(row) if row.id else Draft(row)
+
+    async def _to_go(self, asking: Asking | None) -> float | None:
+        return await asking.seconds_to_go() if asking else None
+
+    async def _kept(self, id_: str, caller: str) -> Kept:
+        owners = await self._parts.ledger.owners()
+        found: Sequence[Kept | None] = await self._parts.keeping.each(
+            lambda archive: plans.find(archive, id_, owners, caller)
+        )
+        kept = next(filter(None, found), None)
+        if kept is None or self._parts.wall() - kept.plan.at > KEPT_S:
+            raise UnknownAnswer(id_)
+        return self._by_now(kept)
+
+    def _by_now(self, kept: Kept) -> Kept:
+        """With what this process knows and may not have written yet."""
+        asking = self._batches.asked.get(kept.plan.id)
+        rows: dict[int, Answer] = asking.rows if asking else {}
+        return replace(kept, rows=kept.rows | rows)
