@@ -94,10 +94,8 @@ class Answers:
 
     async def draft(self, answer: Answer) -> Draft:
         """A kept answer with its text."""
-        text = Text()
-        text.add(await self._keeping.text(answer.id))
-        text.finish()
-        return Draft(answer, text)
+        pages = [await self._keeping.page(answer.id, page + 1) for page in range(await self._keeping.pages(answer.id))]
+        return Draft(answer, Text.of(pages))
 
     async def read(self, id_: str, page: int, watch: Watch, *, wait_s: float, caller: str = "") -> View:
         """Page `page` of an answer, after at most `wait_s` seconds if it is still being written.

@@ -86,16 +86,26 @@ class Archive:
         with ExitStack() as unless_prepared:
             unless_prepared.callback(self.db.close)
             self.db.text_factory = _decoded
-            version = self.db.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
-                raise UnusableBook("the answers were written by a newer version of openrouter-mcp")
+            version = self._version()
             self.db.execute("PRAGMA foreign_keys=ON")
             self.db.execute("PRAGMA journal_mode=TRUNCATE")
             self.db.execute("PRAGMA synchronous=OFF")  # as the book: whole after any end but a power cut
             if version < VERSION:
-                changes = _FROM_1 if version == 1 else ""
-                self.db.executescript(f"BEGIN IMMEDIATE; {changes} {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+                self._bring_up_to_date()
             unless_prepared.pop_all()
+
+    def _version(self) -> int:
+        version = int(self.db.execute("PRAGMA user_version").fetchone()[0])
+        if version > VERSION:
+            raise UnusableBook("the answers were written by a newer version of openrouter-mcp")
+        return version
+
+    def _bring_up_to_date(self) -> None:
+        with self.db:
+            self.db.execute("BEGIN IMMEDIATE")
+            changes = _FROM_1 if self._version() == 1 else ""  # again: a sibling may have been first
+            for statement in f"{changes} {_SCHEMA} PRAGMA user_version={VERSION}".split(";"):
+                self.db.execute(statement)
 
     def close(self) -> None:
         """Close the file."""

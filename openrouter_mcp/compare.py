@@ -15,6 +15,7 @@ from openrouter_mcp.errors import InvalidRequest, NoProvider, OpenRouterMCPError
 from openrouter_mcp.guard import Guard
 from openrouter_mcp.judge import LABELS, question
 from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.text import one_line
 from openrouter_mcp.transcript import Answer, Draft, failed
 from openrouter_mcp.vetting import Purse, Vetted
 from openrouter_mcp.wire import ChatRequest
@@ -64,10 +65,12 @@ async def compare(
     *,
     watch: Watch,
     judge: str = "",
+    judges_purse: Purse | None = None,
     caller: str = "",
 ) -> tuple[list[Draft], Judged | None]:
     """Ask all `models` at once, for what `purse` may spend in all, and wait as long as the client does; one row each,
-    in their order, done or not. A failure is a row too. The model `judge`, if one is named, judges what came of it.
+    in their order, done or not. A failure is a row too. The model `judge`, if one is named, judges what came of it,
+    for what `judges_purse` may spend where that is another.
 
     Raises:
         InvalidRequest: when a model is named twice.
@@ -86,7 +89,7 @@ async def compare(
         return rows, None
     labels: dict[str, Draft] = {}
     judging = answers.writing.start(
-        ChatRequest(model=judge, prompt=""), purse, spare=SPARE, caller=caller,
+        ChatRequest(model=judge, prompt=""), judges_purse or purse, spare=SPARE, caller=caller,
         prepare=_when_all_are_written(request, judge, rows, running, labels),
     )  # fmt: skip
     await answers.writing.wait([*running, judging], watch)
@@ -128,7 +131,9 @@ def _when_all_are_written(
             raise InvalidRequest("Fewer than two models answered, so there was nothing to judge.")
         secrets.SystemRandom().shuffle(written)
         labels.update(zip(LABELS, written, strict=False))
-        answer.note = ", ".join(f"answer {label} is by {row.answer.model}" for label, row in labels.items())
+        answer.note = ", ".join(
+            f"answer {label} is by {one_line(row.answer.model, 100)}" for label, row in labels.items()
+        )
         texts = {label: str(row.text) for label, row in labels.items()}
         return question(judge, request, texts, secrets.token_hex(8))
 

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from openrouter_mcp.pages import PAGE
+from openrouter_mcp.text import encodable
 from openrouter_mcp.wire import ChatRequest
 
 LABELS = string.ascii_uppercase
-_READ = 2 * PAGE  # characters of all answers together
+_READ = 2 * PAGE  # bytes of all answers together, so that what a person agreed to is enough
 _FENCE = re.compile(r"\A```(?:json)?\n(.*)\n```\Z", re.DOTALL)
 _SYSTEM = """\
 You compare answers to a task. You are given the task and the answers, each between two lines that carry the mark \
@@ -30,7 +31,7 @@ class Rank(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     answer: str
-    reason: str = Field(min_length=1)
+    reason: str = Field(pattern=r"\S")
 
 
 class Verdict(BaseModel):
@@ -47,7 +48,7 @@ def question(model: str, asked: ChatRequest, answers: Mapping[str, str], mark: s
     """What `model` is to be asked: to judge the `answers` to `asked`, by label. `mark` is a word that nobody who wrote
     them could know. What is too long for all to be read is cut, the same for each."""
     share = _READ // len(answers)
-    parts = [("task", f"{asked.system}\n\n{asked.prompt}".strip()[:_READ])]
+    parts = [("task", _cut(f"{asked.system}\n\n{asked.prompt}".strip(), _READ))]
     parts += [(f"answer {label}", _cut(text, share)) for label, text in answers.items()]
     prompt = "\n\n".join(f"=== {name} {mark}\n{text}\n=== end of {name} {mark}" for name, text in parts)
     return ChatRequest(model=model, prompt=prompt, system=_SYSTEM.format(mark=mark, labels=", ".join(answers)))
@@ -69,4 +70,6 @@ def verdict(text: str, labels: list[str]) -> Verdict | None:
 
 
 def _cut(text: str, share: int) -> str:
-    return text if len(text) <= share else f"{text[:share]}\n(cut here for the judge; the answer goes on)"
+    text = encodable(text)
+    start = text.encode()[:share].decode(errors="ignore")
+    return text if start == text else f"{start}\n(cut here for the judge; it goes on)"

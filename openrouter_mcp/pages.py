@@ -22,6 +22,13 @@ class Text:
         self._tail_size = 0
         self._fence = ""  # the mark of the code fence that is open where the tail begins
 
+    @classmethod
+    def of(cls, pages: list[str]) -> "Text":
+        """A whole text, in the pages that it was cut into when it came."""
+        text = cls()
+        text.pages, text.size, text.has_words = pages, sum(map(len, pages)), any(pages)
+        return text
+
     def add(self, piece: str) -> None:
         """Take what came next; nothing that cannot be seen or encoded gets in."""
         piece = clean(piece) if self.has_words else _BLANK.sub("", clean(piece))

@@ -2,8 +2,10 @@
 
 import anyio
 import pytest
+from calls import PATIENT, Call, Clock, some_turns
 from mcp import Client
-from support import ERAS, Time, ask, connected, opened
+from served import says
+from support import ERAS, Time, ask, connected, opened, until
 
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
@@ -21,6 +23,7 @@ async def test_the_rows_and_the_answers_stand_in_the_order_asked_for(sandbox: Sa
     assert head == "model | outcome | seconds | tokens | tokens/s | cost | id"
     assert [row.split(" | ")[0] for row in rows] == FOUR[::-1]
     assert [row.split(" | ")[1] for row in rows] == ["complete"] * 4
+    assert [row.split(" | ")[4] for row in rows] == ["-"] * 4  # in no time at all
     assert [row.split(" | ")[5] for row in rows] == ["$0"] * 4
     assert [section.splitlines()[0] for section in sections] == FOUR[::-1]
     assert all(f"[sandbox] {model} was asked: 'Why?'" in text for model in FOUR)
@@ -91,6 +94,79 @@ async def test_answers_that_say_the_same_are_said_to(sandbox: Sandbox) -> None:
         text, _, _ = await ask(client, "compare_models", prompt="Why?", models=FOUR)
     assert f"\n\n{FOUR[3]} says word for word what {FOUR[1]} does.\n\n## " in text
     assert "nearly" not in text
+
+
+LONG = (
+    "Air scatters the short waves of sunlight more than the long ones so that blue light comes from all over the sky."
+)
+
+
+async def test_answers_that_say_nearly_the_same_are_said_to(sandbox: Sandbox) -> None:
+    for model, words in zip(FOUR, (LONG, LONG.replace("all over", "everywhere in"), LONG.upper(), "No."), strict=True):
+        sandbox.fail(says(words), model=model)
+    async with connected(sandbox) as client:
+        text, _, _ = await ask(client, "compare_models", prompt="Why?", models=FOUR)
+    table, likeness, *_ = text.split("\n\n")
+    assert table.startswith("model | ")
+    assert likeness.splitlines() == [
+        f"{FOUR[1]} says nearly word for word what {FOUR[0]} does.",
+        f"{FOUR[2]} says word for word what {FOUR[0]} does.",
+    ]
+
+
+async def test_failures_of_the_same_kind_are_no_answers_that_are_alike(sandbox: Sandbox) -> None:
+    for model in FOUR[:2]:
+        sandbox.fail(faults.moderation(), model=model)
+    async with connected(sandbox) as client:
+        text, _, _ = await ask(client, "compare_models", prompt="Why?", models=FOUR)
+    assert "word for word" not in text
+
+
+async def test_the_table_says_how_fast_each_wrote(sandbox: Sandbox) -> None:
+    at = Time()
+    sandbox.sleep = at.sleep
+    sandbox.fail(Fault(delay_first_s=1.0, delay_token_s=0.25), model=FOUR[0])
+    async with connected(sandbox, at=at) as client:
+        text, record, _ = await ask(client, "compare_models", prompt="Why?", models=[FOUR[0], "acme/tiny"])
+    wrote, refused = (row.split(" | ") for row in text.split("\n\n")[0].splitlines()[1:])
+    tokens = record["rows"][0]["completion_tokens"]
+    seconds = 1 + 0.25 * (tokens - 1)
+    assert wrote[:6] == [FOUR[0], "complete", f"{seconds:.1f}", str(tokens), f"{tokens / seconds:.0f}", "$0"]
+    assert refused[:6] == ["acme/tiny", "not_free", "-", "-", "-", "-"]
+
+
+async def test_one_that_fails_one_that_is_busy_and_one_that_is_slow_keep_nobody_waiting_for_the_rest(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = Clock(monkeypatch)
+    sandbox.fail(faults.moderation(), times=None, model=FOUR[1])
+    sandbox.fail(faults.pool_busy(), times=None, model=FOUR[2])
+    sandbox.fail(Fault(then="stall", after_tokens=1), model=FOUR[3])
+    sandbox.fail(says("[sandbox]"), model=FOUR[0])  # just what the slow one has said by then
+    async with connected(sandbox, era="legacy", at=at, timeouts=PATIENT) as client, anyio.create_task_group() as group:
+        call = Call(group, client, "compare_models", token=False, prompt="Why?", models=FOUR)
+        await until(lambda: len(sandbox.chats) == 4 and sandbox.open_streams == 1)
+        await some_turns()
+        at.jump(54)
+        await some_turns()
+        assert not call.is_over
+        at.jump(1)
+        text, record = await call.result()
+        fine, failed, busy, slow = record["rows"]
+        assert record["status"] == "running"
+        assert [fine["status"], failed["code"], busy["code"], slow["status"]] == [
+            "complete", "blocked", "model_busy", "running",
+        ]  # fmt: skip
+        assert f"## {FOUR[0]}\n\n[sandbox]\n\n## " in text
+        assert f"## {FOUR[3]}\n\n[sandbox]\n\n[still writing; " in text
+        assert f"## {FOUR[1]}\n\nblocked: " in text
+        assert f"## {FOUR[2]}\n\nmodel_busy: " in text
+        assert f"\n{FOUR[3]} | still writing | - | - | - | - | {slow['id']}\n" in text
+        assert f'[still writing; read_answer(id="{slow["id"]}") waits for more]' in text
+        assert "word for word" not in text
+        _, stopped, _ = await ask(client, "read_answer", id=slow["id"], cancel=True)
+    assert stopped["status"] == "cancelled"
+    assert len(sandbox.chats) == 4
 
 
 async def test_without_models_those_are_compared_that_can_read_the_prompt(sandbox: Sandbox) -> None:

@@ -153,8 +153,13 @@ async def test_a_choice_of_ours_that_errs_costs_nothing_at_any_budget(monkeypatc
     sandbox = Sandbox()
     monkeypatch.setattr(choice, "_can_be_asked", lambda model: ":" not in model.id)
     async with connected(sandbox, settings=replace(SETTINGS, policy=BUDGETED)) as client:
-        for tool in ("ask_model", "compare_models"):
-            _, record, is_error = await ask(client, tool, prompt=PROMPT)
+        calls: list[tuple[str, dict[str, Any]]] = [
+            ("ask_model", {}),
+            ("compare_models", {}),
+            ("compare_models", {"judge": "globex/large"}),  # what is named is the judge alone
+        ]
+        for tool, arguments in calls:
+            _, record, is_error = await ask(client, tool, prompt=PROMPT, **arguments)
             assert (is_error, record["code"]) == (True, "not_free")
     assert sandbox.chats == []
 
@@ -203,6 +208,22 @@ async def compared_unnamed(client: Client, sandbox: Sandbox, model: str) -> None
     await ask(client, "compare_models", prompt="Hi")
 
 
+async def judged(client: Client, _: Sandbox, model: str) -> None:
+    models = ["acme/tiny:free", "globex/large:free"]
+    await ask(client, "compare_models", prompt="Hi", models=models, judge=model)
+
+
+async def judged_for_nothing(client: Client, _: Sandbox, model: str) -> None:
+    models = ["acme/tiny:free", "globex/large:free"]
+    await ask(client, "compare_models", prompt="Hi", models=models, judge=model, max_cost_usd=0)
+
+
+async def judged_unnamed(client: Client, sandbox: Sandbox, model: str) -> None:
+    """What the judge may cost is no leave to choose models that cost."""
+    tempting(sandbox, model)
+    await ask(client, "compare_models", prompt="Hi", judge="cyberdyne/json:free")
+
+
 async def second_try(client: Client, sandbox: Sandbox, model: str) -> None:
     """Whoever is asked first fails, and another model is looked for."""
     tempting(sandbox, model)
@@ -241,6 +262,9 @@ PATHS: dict[str, tuple[Walk, Policy, bool, int]] = {
     "compare_models, named": (compared, FREE_ONLY, False, 1),
     "compare_models, named, max_cost_usd 0": (compared_for_nothing, BUDGETED, False, 1),
     "compare_models, unnamed": (compared_unnamed, BUDGETED, False, 3),
+    "compare_models, judge": (judged, FREE_ONLY, False, 2),
+    "compare_models, judge, max_cost_usd 0": (judged_for_nothing, BUDGETED, False, 2),
+    "compare_models, unnamed, judge": (judged_unnamed, BUDGETED, False, 4),
     "a second try": (second_try, BUDGETED, False, 2),
     "a second try after a rise": (second_try_after_a_rise, FREE_ONLY, False, 1),
     "fallbacks": (fallbacks, FREE_ONLY, False, 2),

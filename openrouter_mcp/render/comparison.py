@@ -19,6 +19,7 @@ def comparison(drafts: Sequence[Draft], judged: Judged | None = None) -> Reply:
     only when no row has text or may yet have one."""
     rows = [draft.answer for draft in drafts]
     share = PAGE // (len(rows) + bool(judged))
+    judged = None if all(row.code for row in rows) else judged  # there was nothing to judge
     said, ruling = _ruling(judged, share) if judged else ("", {})
     sections = [f"## {pieces.name(draft.answer)}\n\n{pieces.section(draft, share)}" for draft in drafts]
     text = "\n\n".join(filter(None, [table([pieces.HEAD, *map(pieces.row, rows)]), _likeness(drafts), said, *sections]))
@@ -58,13 +59,15 @@ def _ruling(judged: Judged, share: int) -> tuple[str, dict[str, object]]:
         head = f"## What {name} said instead of a ranking"
         return f"{head}\n\n{pieces.section(judged.draft, share)}\n\n[{pieces.footer(answer)}]", facts
     ranking = [
-        {"model": judged.labels[rank.answer].answer.model, "id": judged.labels[rank.answer].answer.id,
-         "reason": one_line(rank.reason, _REASON)}
+        {"model": one_line(one.model, 200), "id": one.id, "reason": one_line(rank.reason, _REASON)}
         for rank in said.ranking
-    ]  # fmt: skip
+        for one in [judged.labels[rank.answer].answer]
+    ]
+    agree, differ = one_line(said.agree, _REASON), one_line(said.differ, _REASON)
     lines = [f"{place}. {row['model']}: {row['reason']}" for place, row in enumerate(ranking, 1)]
-    lines += [f"They agree: {one_line(said.agree, _REASON)}"] if said.agree.strip() else []
-    lines += [f"They differ: {one_line(said.differ, _REASON)}"] if said.differ.strip() else []
+    lines += [f"They agree: {agree}"] if agree else []
+    lines += [f"They differ: {differ}"] if differ else []
     head = f"## Ranked by {name}, which was not told whose they are"
-    text = "\n\n".join([head, "\n".join(lines), f"[{pieces.footer(answer)}]"])
-    return text, facts | {"ranking": ranking, "agree": said.agree, "differ": said.differ}
+    warning = f"[warning: {answer.warning}]" if answer.warning else ""
+    text = "\n\n".join(filter(None, [head, warning, "\n".join(lines), f"[{pieces.footer(answer)}]"]))
+    return text, facts | {"ranking": ranking, "agree": agree, "differ": differ}

@@ -74,11 +74,12 @@ async def compare_models(
     """
     app.client.require_key()  # one error, not one a row
     request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
-    purse = app.guard.purse(max_cost_usd if models or judge else Decimal(0), agreed=agreed)
+    named = app.guard.purse(max_cost_usd, agreed=agreed)
+    purse = named if models else app.guard.purse(Decimal(0))  # money is spent on what was named, and on nothing else
     chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard, request)
     caller = app.settings.caller
     rows, judged = await compare.compare(
-        app.answers, app.guard, request, chosen, purse, watch=watch, judge=judge, caller=caller
+        app.answers, app.guard, request, chosen, purse, watch=watch, judge=judge, judges_purse=named, caller=caller
     )
     return render.comparison(rows, judged)
 

@@ -77,7 +77,8 @@ async def cost_of_comparing(
     requests = [replace(request, model=model) for model in models]
     if judge:
         requests.append(longest_question(judge, request, len(models) or THREE))
-    return await _above_limit(app, requests, max_cost_usd)
+    vetted = await _above_limit(app, requests, max_cost_usd)
+    return [replace(one, request=replace(one.request, prompt=prompt)) for one in vetted]  # what a person is shown
 
 
 async def cost_of_asking_many(
