@@ -31,7 +31,8 @@ from openrouter_mcp.writing import Running, Writing, ended
 
 SPARE = 5  # of a minute's requests and of the day's, left to single questions
 _AT_ONCE = 5
-_TRIES = 3  # for a prompt whose model or minute was overrun
+AGAIN = (MinuteQuota, ModelBusy)
+_TRIES = 3  # for a prompt that meets one of these
 _IN_A_ROW = 10  # failures without an answer between them, and there is no point in going on
 _SOON_S = 1.0  # a slot further away is not taken: somebody's single question may need it
 _LONGEST_PAUSE_S = 30.0
@@ -128,7 +129,7 @@ class Asking:
                 answer, failure = failed(Answer(models=_named(self.plan)), refused).answer, refused
             self._failures = self._failures + 1 if failure else 0
             self._tries[place] += 1
-            if isinstance(failure, MinuteQuota | ModelBusy) and self._tries[place] < _TRIES:
+            if isinstance(failure, AGAIN) and self._tries[place] < _TRIES:
                 self._todo.append(place)
             else:
                 await self._settle(place, answer)

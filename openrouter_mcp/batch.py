@@ -12,7 +12,7 @@ import anyio
 from openrouter_mcp import plans
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.archive import KEPT_S
-from openrouter_mcp.asking import SPARE, Asking, Parts
+from openrouter_mcp.asking import AGAIN, SPARE, Asking, Parts
 from openrouter_mcp.compare import vet_all
 from openrouter_mcp.errors import DailyQuota, OpenRouterMCPError, TooLarge
 from openrouter_mcp.guard import Held
@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 # What this server's settings, not the batch, stand in the way of: another server may do.
 _NOT_HERE = (NotFree, NotAllowed, NoBound, OverBudget, Declined, CannotReserve, GuardClosed)
+_AGAIN = {failure.code for failure in AGAIN}
 
 
 class Batches:
@@ -53,14 +54,20 @@ class Batches:
         self._one_look = anyio.Lock()
         self._look: asyncio.Task[None] | None = None
         self._looking = anyio.CancelScope()
+        self.leaving = False
+
+    def leave(self) -> None:
+        """The server ends: leave what is under way to the next one. A cancel that comes now is not the client's."""
+        self.leaving = True
+        for asking in self.asked.values():
+            asking.leave()
 
     async def aclose(self) -> None:
-        """Leave what is under way to the next server."""
+        """Leave what is under way, and let it end."""
         if self._look:
             self._looking.cancel()
             await asyncio.wait([self._look])
-        for asking in self.asked.values():
-            asking.leave()
+        self.leave()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
 
@@ -112,10 +119,10 @@ class Batches:
         await self._promise(plan, sum(one.needs_slot for one in vetted.values()))
         async with AsyncExitStack() as unless_begun:
             unless_begun.push_async_callback(self._forget, plan)
+            await parts.ledger.promises.take(plan.id, parts.writing.process)  # first: it frees what was held before
             held = await self._hold(plan, vetted, purse)
             await parts.keeping.put(lambda archive: plans.save(archive, plan))
             await self._note(kept, refused)
-            await parts.ledger.promises.take(plan.id, parts.writing.process)
             unless_begun.pop_all()
         self._go(kept, purse, vetted, held)
         return plan.id
@@ -204,8 +211,13 @@ class Batches:
                     await self._adopt(id_, owners, caller)
 
     async def _adopt(self, id_: str, owners: Sequence[str], caller: str) -> None:
+        promises, process = self._parts.ledger.promises, self._parts.writing.process
         found = await self._parts.keeping.each(lambda archive: plans.find(archive, id_, owners, caller))
-        kept = await self._as_it_ended(next(filter(None, found)), owners)
+        plan = next(filter(None, found), None)
+        if plan is None:  # forgotten meanwhile, or nothing that this version can read
+            await promises.leave(id_, process)
+            return
+        kept = await self._as_it_ended(plan, owners)
         purse = self._parts.guard.purse(kept.plan.max_cost, agreed=kept.plan.agreed)
         purse.held = sum((row.held if row.cost is None else row.cost for row in kept.rows.values()), Decimal(0))
         try:
@@ -215,7 +227,7 @@ class Batches:
             held = await self._hold(kept.plan, vetted, purse)
         except OpenRouterMCPError as failure:
             logger.info("Batch %s is left to another server: %s", id_, failure.code)
-            await self._parts.ledger.promises.leave(id_, self._parts.writing.process)
+            await promises.leave(id_, process)
             return
         await self._note(kept, refused)
         self._go(kept, purse, vetted, held)
@@ -225,7 +237,7 @@ class Batches:
         rows = dict(kept.settled)
         for place in kept.rows.keys() - rows.keys():
             entry = await self._parts.keeping.find(kept.rows[place].id, owners, kept.plan.caller)
-            if entry and not entry.answer.running and not entry.answer.cancelled:
+            if entry and not entry.answer.running and not entry.answer.cancelled and entry.answer.code not in _AGAIN:
                 rows[place] = entry.answer
         return replace(kept, rows=rows)
 

@@ -50,7 +50,7 @@ class Results:
         try:
             return await self.read(id_, 1, watch, wait_s=self._parts.writing.patience(watch), caller=caller)
         except anyio.get_cancelled_exc_class():
-            if self._parts.writing.is_meant(watch):
+            if self._parts.writing.is_meant(watch) and not self._batches.leaving:
                 with anyio.CancelScope(shield=True):
                     await self._batches.stop(id_)
             raise

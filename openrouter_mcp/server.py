@@ -61,6 +61,7 @@ def build(app: App) -> "OpenRouterServer":
     server.key = app.settings.key
     if app.settings.key:
         server.woken = lambda: app.batches.wake(app.settings.caller)
+    server.ending = app.batches.leave
     for tool in TOOLS:
         server.add_tool(
             _as_result(tool.run),
@@ -103,6 +104,7 @@ class OpenRouterServer(MCPServer[App]):
 
     key: SecretStr | None = None
     woken: Callable[[], None] | None = None  # by each call of a tool
+    ending: Callable[[], None] | None = None  # told before the process ends and calls under way are cancelled
 
     async def list_tools(self) -> list[ListedTool]:
         """The tools with schemas that every client can read."""

@@ -44,6 +44,7 @@ async def _until_signal(server: OpenRouterServer, incoming: Any, outgoing: Any) 
                 async for number in signals:
                     received = int(number)
                     leave_within(_SIGNAL_GRACE_S, 128 + received)
+                    _end(server)
                     group.cancel_scope.cancel()
         except NotImplementedError:
             return  # Windows: the loop takes no signal handlers, the process ends by its defaults
@@ -85,6 +86,12 @@ async def relay(
                 await _answer_apart(server, message, outgoing)
             else:
                 await send.send(message)
+        _end(server)
+
+
+def _end(server: OpenRouterServer) -> None:
+    if server.ending:
+        server.ending()
 
 
 def _mended(failure: Exception) -> SessionMessage | None:

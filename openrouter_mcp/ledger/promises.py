@@ -12,6 +12,7 @@ from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.text import number
 
 LEASE_S = 30.0
+_CLOCK_TOLERANCE_S = 1.0
 _KEPT_DAYS = 2
 
 
@@ -30,7 +31,7 @@ class Promises:
 
     async def take(self, batch: str, holder: str) -> bool:
         """Lease `batch` to `holder`, if no other has it. What was held for an earlier one and never drawn is free."""
-        return await self._shelf.use(_take, self._key, batch, holder, self._clock())
+        return await self._shelf.use(_take, self._key, batch, holder, self._clock)
 
     async def renew(self, batch: str, holder: str, requests: int) -> bool:
         """`holder` works on it, with so many requests to come; False when another does."""
@@ -75,8 +76,9 @@ def _promise(book: Book, key: str, batch: str, requests: int, *, now: float, spa
         return None
 
 
-def _take(book: Book, key: str, batch: str, holder: str, now: float) -> bool:
+def _take(book: Book, key: str, batch: str, holder: str, clock: Callable[[], float]) -> bool:
     with book.transaction() as db:
+        now = clock()  # not before the book is ours: a lease given meanwhile would seem another clock's
         row = db.execute("SELECT holder FROM batches WHERE id = ?", (batch,)).fetchone()
         if row and row[0] != holder:
             if _is_leased(book, batch, now):
@@ -118,7 +120,7 @@ def _end(book: Book, batch: str) -> None:
 
 def _is_leased(book: Book, batch: str, now: float) -> bool:
     row = book.db.execute("SELECT until FROM batches WHERE id = ?", (batch,)).fetchone()
-    return bool(row) and 0.0 < (number(row[0]) or 0.0) - now <= LEASE_S  # further ahead was another clock's
+    return bool(row) and 0.0 < (number(row[0]) or 0.0) - now <= LEASE_S + _CLOCK_TOLERANCE_S  # more is another clock's
 
 
 def _free(book: Book, batch: str) -> None:

@@ -1,7 +1,7 @@
 """What a reservation costs, in a book that holds a day's requests; and our server with a book that holds up nobody.
 
 `python book.py FOLDER` is `openrouter-mcp` with its book in FOLDER and no limit that a measurement could meet: being
-paced is not what a call costs.
+paced is not what a call costs. With `--no-look` no call of a tool looks for batches that were left.
 """
 
 import functools
@@ -20,6 +20,7 @@ from measures import Row
 
 from openrouter_mcp import cli
 from openrouter_mcp.app import open_app
+from openrouter_mcp.batch import Batches
 from openrouter_mcp.cli import opening
 from openrouter_mcp.errors import MinuteQuota
 from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
@@ -156,6 +157,8 @@ def main() -> None:
     """Serve over stdio until stdin ends."""
     os.environ["OPENROUTER_MCP_STATE_DIR"] = sys.argv[1]
     opening.open_app = functools.partial(open_app, per_minute=_PLENTY)  # type: ignore[attr-defined]
+    if "--no-look" in sys.argv:
+        Batches.wake = lambda *_: None  # type: ignore[method-assign]
     sys.exit(cli.main([]))
 
 

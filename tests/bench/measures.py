@@ -17,13 +17,14 @@ _OURS = ("-m", "openrouter_mcp")
 _BARE = (str(_HERE / "bare.py"),)
 _UNPACED = str(_HERE / "book.py")  # our server, with more free requests a minute than are measured
 _MODEL = "acme/tiny:free"
-_SLOWEST = "globex/large:free"
-_OTHERS = ("initech/coder:free", "cyberdyne/json:free", "tyrell/polyglot:free", "soylent/chat:free")
+_SLOW = ("globex/large:free", "initech/coder:free", "cyberdyne/json:free", "tyrell/polyglot:free", "soylent/chat:free")
 _TALKER = "hooli/thinker:free"
 _PROMPT = "Why is the sky blue?"
 DELAY_MS = 20.0
-SLOWEST_MS = 200.0
+SLOW_MS = 200.0
 AT_ONCE = 64
+PROMPTS = 100
+_BATCH_AT_ONCE = 5
 
 
 @dataclass
@@ -68,11 +69,12 @@ def _spawn(arguments: tuple[str, ...]) -> tuple[float, float, float | None]:
 
 def calls(one_by_one: int, bursts: int, comparisons: int) -> list[Row]:
     """Times of calls (ms) over the sandbox on loopback; the arguments are counts of runs."""
-    row, told, burst, compared = (
+    row, told, burst, compared, in_all = (
         Row(f"call, less the {DELAY_MS:g} ms upstream takes", "ms"),
         Row("call with progress, against our own without", "ms", most=1.1),
         Row(f"{AT_ONCE} calls at once", "ms"),
-        Row(f"`compare_models` of 5, slowest {SLOWEST_MS:g} ms, against it alone", "ms", most=1.1),
+        Row(f"`compare_models` of 5 of {SLOW_MS:g} ms each, against one alone", "ms", most=1.1),
+        Row(f"`compare_models` of 5 of {SLOW_MS:g} ms each, in all", "ms", most=SLOW_MS * 1.1),
     )
     ask = {"prompt": _PROMPT, "model": _MODEL}
     with _over_loopback() as (ours, bare):
@@ -88,12 +90,51 @@ def calls(one_by_one: int, bursts: int, comparisons: int) -> list[Row]:
         _in_turn(
             burst, bursts, lambda: _call(ours, "ask_model", ask, AT_ONCE), lambda: _call(bare, "ask", ask, AT_ONCE)
         )
-        compare = {"prompt": _PROMPT, "models": [_SLOWEST, *_OTHERS]}
-        alone = {"prompt": _PROMPT, "model": _SLOWEST}
+        compare = {"prompt": _PROMPT, "models": [*_SLOW]}
+        alone = {"prompt": _PROMPT, "model": _SLOW[0]}
         _in_turn(
             compared, comparisons, lambda: _call(ours, "compare_models", compare), lambda: _call(bare, "ask", alone)
         )
-    return [row, told, burst, compared]
+        in_all.ours = compared.ours
+    return [row, told, burst, compared, in_all]
+
+
+def comparisons_at_once(runs: int) -> list[Row]:
+    """Times of many at once (ms), against as many questions."""
+    row = Row(f"{AT_ONCE} such comparisons at once, against {AT_ONCE * len(_SLOW)} questions", "ms")
+    compare = {"prompt": _PROMPT, "models": [*_SLOW]}
+    alone = {"prompt": _PROMPT, "model": _SLOW[0]}
+    with _over_loopback() as (ours, bare):
+        _in_turn(
+            row,
+            runs,
+            lambda: _call(ours, "compare_models", compare, AT_ONCE),
+            lambda: _call(bare, "ask", alone, AT_ONCE * len(_SLOW)),
+        )
+    return [row]
+
+
+def batches(runs: int, looks: int) -> list[Row]:
+    """What a batch adds to the time of its answers, and what the look for one that was left adds to another call."""
+    least_ms = PROMPTS / _BATCH_AT_ONCE * DELAY_MS
+    batch = Row(f"`ask_many` of {PROMPTS}, a prompt, less the {least_ms:g} ms all take upstream", "ms")
+    look = Row("`list_free_models`, against ours without a look for batches", "ms")
+    added = Row("what that look adds to `list_free_models`", "us")
+    many = {"prompts": [f"{_PROMPT} {number}" for number in range(PROMPTS)], "model": _MODEL}
+    with (
+        _upstream() as base_url,
+        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory() as other,
+        child.started((_UNPACED, folder), base_url) as ours,
+        child.started((_UNPACED, other, "--no-look"), base_url) as blind,
+    ):
+        child.initialize(ours)
+        child.initialize(blind)
+        _call(ours, "ask_many", many)
+        batch.ours = [(_call(ours, "ask_many", many) - least_ms) / PROMPTS for _ in range(runs)]
+        _in_turn(look, looks, lambda: _call(ours, "list_free_models", {}), lambda: _call(blind, "list_free_models", {}))
+    added.ours = [(its - without) * 1000 for its, without in zip(look.ours, look.bare, strict=True)]
+    return [batch, look, added]
 
 
 def long_answers(runs: int) -> list[Row]:
@@ -129,17 +170,23 @@ def _long_answer(server: Child, tool: str, columns: list[list[float]]) -> None:
 @contextmanager
 def _over_loopback() -> Generator[tuple[Child, Child]]:
     """Our server and the bare one, initialized, over one upstream."""
-    slow, long = f"{_SLOWEST}={SLOWEST_MS}", ("--long", _TALKER)
-    with child.started((str(_HERE / "upstream.py"), str(DELAY_MS), slow, *long)) as upstream:
-        base_url = f"http://127.0.0.1:{int(child.read_line(upstream))}/api/v1"
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            child.started((_UNPACED, folder), base_url) as ours,
-            child.started(_BARE, base_url) as bare,
-        ):
-            child.initialize(ours)
-            child.initialize(bare)
-            yield ours, bare
+    with (
+        _upstream() as base_url,
+        tempfile.TemporaryDirectory() as folder,
+        child.started((_UNPACED, folder), base_url) as ours,
+        child.started(_BARE, base_url) as bare,
+    ):
+        child.initialize(ours)
+        child.initialize(bare)
+        yield ours, bare
+
+
+@contextmanager
+def _upstream() -> Generator[str]:
+    """The address of one."""
+    slow, long = (f"{model}={SLOW_MS}" for model in _SLOW), ("--long", _TALKER)
+    with child.started((str(_HERE / "upstream.py"), str(DELAY_MS), *slow, *long)) as upstream:
+        yield f"http://127.0.0.1:{int(child.read_line(upstream))}/api/v1"
 
 
 def _in_turn(row: Row, runs: int, ours: Callable[[], float], bare: Callable[[], float]) -> None:

@@ -26,6 +26,8 @@ def main() -> None:
     rows = [
         *measures.startup(runs=2 if quick else 20),
         *(measures.calls(5, 1, 1) if quick else measures.calls(one_by_one=200, bursts=10, comparisons=10)),
+        *measures.comparisons_at_once(runs=1 if quick else 3),
+        *(measures.batches(1, 5) if quick else measures.batches(runs=10, looks=300)),
         *measures.long_answers(runs=1 if quick else 5),
         *book.reservations(runs=50 if quick else 2000),
         *measures.listing(),
