@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
 import anyio
 import anyio.lowlevel
@@ -126,7 +127,7 @@ class Asking:
             try:
                 answer, failure = await self._ask(place, await self._turn(place))
             except OpenRouterMCPError as refused:  # no turn will come
-                answer, failure = failed(Answer(models=_named(self.plan)), refused).answer, refused
+                answer, failure = _not_asked(self.plan, refused), refused
             self._failures = self._failures + 1 if failure else 0
             self._tries[place] += 1
             if isinstance(failure, AGAIN) and self._tries[place] < _TRIES:
@@ -146,9 +147,14 @@ class Asking:
             while pause := await self._cooldown():
                 await self._parts.sleep(min(pause, _LONGEST_PAUSE_S))
             await self._require_lease()
+            await self._parts.guard.require_open()
             held = None
-            while held is None and self._vetted[place].needs_slot:
+            while held is None and self._vetted[place].needs_slot and not self._over:
                 held = await self._slot(self._vetted[place])
+            if self._over:  # meanwhile
+                if held:
+                    await self._parts.guard.give_back(held)
+                raise self._over
             return held
 
     async def _slot(self, vetted: Vetted) -> Held | None:
@@ -177,17 +183,18 @@ class Asking:
             self.plan.question(place), self._purse, held=held, spare=SPARE, caller=self.plan.caller, batch=self.plan.id
         )
         self.under_way[place] = running
-        await self._note(place, running.draft.answer)  # so that whoever goes on finds what it comes to
+        most = held.charge.amount if held and held.charge else Decimal(0)
+        # So that whoever goes on finds what it comes to, and knows what it may have cost.
+        await self._note(place, replace(running.draft.answer, held=most))
         await ended([running])
         del self.under_way[place]
-        answer = running.draft.answer
-        return answer if running.draft.sent.is_set() else replace(answer, id=""), running.failure
+        return _as_row(running), running.failure
 
     async def _give_up_the_rest(self) -> None:
         """What all would meet is the reason for those that were not asked."""
         if self._over:
             for place in self._rest():
-                await self._settle(place, failed(Answer(models=_named(self.plan)), self._over).answer)
+                await self._settle(place, _not_asked(self.plan, self._over))
 
     # --- the books ----------------------------------------------------------------------------------------------------
 
@@ -223,16 +230,28 @@ class Asking:
         await self._parts.writing.stop(*self.under_way.values(), because="the batch was stopped")
         for held in self._held.values():
             await self._parts.guard.give_back(held)
-        promises = self._parts.ledger.promises
+        promises, process = self._parts.ledger.promises, self._parts.writing.process
+        if finished and not await promises.renew(self.plan.id, process, 0):  # another has it, and says when it is done
+            return
         if finished:
             await self._parts.keeping.each(lambda archive: plans.settle(archive, self.plan.id, State.DONE))
         if finished or self.stopped:
             for place, running in self.under_way.items():
-                await self._settle(place, running.draft.answer)
+                await self._settle(place, _as_row(running))
+        if finished or self.stopped or (self.left and not self._parts.keeping.lasts):
             await promises.end(self.plan.id)
         elif self.left:
-            await promises.leave(self.plan.id, self._parts.writing.process)
+            await promises.leave(self.plan.id, process)
 
 
-def _named(plan: Plan) -> tuple[str, ...]:
-    return (plan.request.model,) if plan.request.model else ()
+def _as_row(running: Running) -> Answer:
+    """What came of it; nothing is kept by the id of what was never sent."""
+    answer = running.draft.answer
+    return answer if running.draft.sent.is_set() else replace(answer, id="")
+
+
+def _not_asked(plan: Plan, failure: OpenRouterMCPError) -> Answer:
+    """Why nothing was sent for a prompt."""
+    answer = failed(Answer(models=(plan.request.model,) if plan.request.model else ()), failure).answer
+    answer.attempts = 0  # those of `failure` were another prompt's
+    return answer

@@ -34,6 +34,7 @@ from openrouter_mcp.wire import ChatRequest
 from openrouter_mcp.writing import log_fault, new_id
 
 PREFIX = "batch-"
+_LOOK_EVERY_S = 1.0  # calls come in bursts
 _MAX_BYTES = 4 * MAX_PROMPT_BYTES  # of all prompts together
 logger = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class Batches:
         self._one_look = anyio.Lock()
         self._look: asyncio.Task[None] | None = None
         self._looking = anyio.CancelScope()
+        self._looked = float("-inf")
         self.leaving = False
 
     def leave(self) -> None:
@@ -109,8 +111,7 @@ class Batches:
         if (size := sum(len(text.encode()) for text in texts)) > _MAX_BYTES:
             raise TooLarge(f"The prompts have {size} bytes together; the limit is {_MAX_BYTES}. Send fewer at a time.")
         parts = self._parts
-        owner = (await parts.ledger.owners())[0]
-        plan = Plan(f"{PREFIX}{new_id()}", owner, caller, parts.wall(), request, texts, max_cost, agreed)
+        plan = Plan(f"{PREFIX}{new_id()}", "", caller, parts.wall(), request, texts, max_cost, agreed)
         repeated = [(place, await self._answers.repeated(plan.question(place), caller)) for place in plan.places()]
         kept = Kept(plan, State.OPEN, {place: draft.answer for place, draft in repeated if draft})
         vetted, refused = await self._vet(kept, purse)
@@ -121,10 +122,12 @@ class Batches:
             unless_begun.push_async_callback(self._forget, plan)
             await parts.ledger.promises.take(plan.id, parts.writing.process)  # first: it frees what was held before
             held = await self._hold(plan, vetted, purse)
-            await parts.keeping.put(lambda archive: plans.save(archive, plan))
-            await self._note(kept, refused)
+            owner = (await parts.ledger.owners())[0]  # by now OpenRouter has said whose the key is
+            async with self._one_look:  # or whoever looks finds it before it is known to be asked here
+                await parts.keeping.put(lambda archive: plans.save(archive, replace(plan, owner=owner)))
+                await self._note(kept, refused)
+                self._go(kept, purse, vetted, held)
             unless_begun.pop_all()
-        self._go(kept, purse, vetted, held)
         return plan.id
 
     async def _vet(self, kept: Kept, purse: Purse) -> tuple[dict[int, Vetted], dict[int, OpenRouterMCPError]]:
@@ -193,6 +196,8 @@ class Batches:
 
         async def look() -> None:
             with self._looking:
+                await anyio.sleep(max(0.0, _LOOK_EVERY_S - (self._parts.clock() - self._looked)))
+                self._looked = self._parts.clock()
                 await self.go_on(caller)
 
         if self._look is None or self._look.done():
@@ -204,6 +209,8 @@ class Batches:
         """Go on with the batches of `caller` that no process works on."""
         parts = self._parts
         async with self._one_look:
+            if (await parts.ledger.standing()).warning:  # nobody knows from this book who works on what
+                return
             owners, since = await parts.ledger.owners(), parts.wall() - KEPT_S
             left = await parts.keeping.each(lambda archive: plans.left_open(archive, owners, caller, since))
             for id_ in {id_ for ids in left for id_ in ids} - self.asked.keys():
@@ -219,17 +226,19 @@ class Batches:
             return
         kept = await self._as_it_ended(plan, owners)
         purse = self._parts.guard.purse(kept.plan.max_cost, agreed=kept.plan.agreed)
-        purse.held = sum((row.held if row.cost is None else row.cost for row in kept.rows.values()), Decimal(0))
+        rows = [*(plan.rows | kept.rows).values()]  # those that nobody knows the end of may have cost what was held
+        purse.held = sum((row.before + row.held if row.cost is None else row.cost for row in rows), Decimal(0))
         try:
             vetted, refused = await self._vet(kept, purse)
             if here := next((one for one in refused.values() if isinstance(one, _NOT_HERE)), None):
                 raise here
+            vetted, beyond = _within(vetted, purse)
             held = await self._hold(kept.plan, vetted, purse)
         except OpenRouterMCPError as failure:
             logger.info("Batch %s is left to another server: %s", id_, failure.code)
             await promises.leave(id_, process)
             return
-        await self._note(kept, refused)
+        await self._note(kept, refused | beyond)
         self._go(kept, purse, vetted, held)
 
     async def _as_it_ended(self, kept: Kept, owners: Sequence[str]) -> Kept:
@@ -240,6 +249,16 @@ class Batches:
             if entry and not entry.answer.running and not entry.answer.cancelled and entry.answer.code not in _AGAIN:
                 rows[place] = entry.answer
         return replace(kept, rows=rows)
+
+
+def _within(vetted: dict[int, Vetted], purse: Purse) -> tuple[dict[int, Vetted], dict[int, OpenRouterMCPError]]:
+    """As many as `purse` bears together, and why not the others: an end of the server may have cost some of it."""
+    borne, left = {}, purse.left
+    for place, one in vetted.items():
+        if one.worst <= left:
+            borne[place], left = one, left - one.worst
+    why = OverBudget(f"What is left of this batch's money does not bear it any more; {purse.name}. Nothing was sent.")
+    return borne, dict.fromkeys(vetted.keys() - borne.keys(), why)
 
 
 def _left_open(question: ChatRequest) -> Vetted | OpenRouterMCPError:

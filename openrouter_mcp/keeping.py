@@ -35,6 +35,11 @@ class Keeping:
         self._one_thread = anyio.CapacityLimiter(1)
         self._one_at_a_time = threading.Lock()  # which anyio's limiter may not keep, up to 4.10
 
+    @property
+    def lasts(self) -> bool:
+        """Whether another process finds what is kept."""
+        return self._folder is not None
+
     async def aclose(self) -> None:
         """Close what is open."""
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pydantic import TypeAdapter, ValidationError
 
 from openrouter_mcp.archive import Archive, read_facts, write_facts
-from openrouter_mcp.text import one_line
+from openrouter_mcp.text import number, one_line
 from openrouter_mcp.transcript import Answer
 from openrouter_mcp.wire import ChatRequest
 
@@ -134,6 +134,7 @@ def _kept(archive: Archive, row: tuple[object, ...]) -> Kept | None:
     try:
         said = _PLAN.validate_json(str(plan))
         facts = {int(place): answer for place, written in rows if (answer := read_facts(written))}
-        return Kept(said, State(str(state)), {place: one for place, one in facts.items() if place < len(said.prompts)})
+        kept = Kept(said, State(str(state)), {place: one for place, one in facts.items() if place in said.places()})
     except (ValidationError, ValueError):
         return None
+    return kept if said.id == id_ and said.prompts and number(said.at) is not None else None

@@ -94,12 +94,14 @@ class Results:
     # --- pieces -------------------------------------------------------------------------------------------------------
 
     async def _until_done(self, id_: str, caller: str) -> None:
-        if id_ in self._batches.asked:
-            await self._batches.wait(id_)
-        kept = await self._kept(id_, caller)
-        while await self._is_asked(kept):  # in another process
-            await anyio.sleep(self._parts.writing.waits.poll)
-            kept = await self._kept(id_, caller)
+        while (await self._kept(id_, caller)).state is State.OPEN:
+            await self._batches.go_on(caller)  # its process may have ended meanwhile
+            if id_ in self._batches.asked:
+                await self._batches.wait(id_)
+            elif await self._is_asked(id_):  # in another process
+                await anyio.sleep(self._parts.writing.waits.poll)
+            else:
+                return
 
     async def _tell(self, id_: str, watch: Watch, caller: str) -> None:
         """Say how far it is, at once and then every few seconds, by a number that only rises."""
@@ -114,20 +116,23 @@ class Results:
             await anyio.sleep(self._parts.writing.waits.progress)
 
     async def _page(self, id_: str, page: int, caller: str) -> Batch:
+        is_asked = await self._is_asked(id_)  # before its state: what ends meanwhile is done
         kept = await self._kept(id_, caller)
         asking = self._batches.asked.get(id_)
         places = range(len(kept.plan.prompts))[(page - 1) * PAGE : page * PAGE]
         drafts = {place: await self._draft(kept, asking, kept.plan.first(place)) for place in places}
-        return Batch(kept, page, drafts, await self._is_asked(kept), await self._to_go(asking))
+        return Batch(kept, page, drafts, is_asked, await self._to_go(asking))
 
-    async def _is_asked(self, kept: Kept) -> bool:
-        return kept.state is State.OPEN and await self._parts.ledger.promises.is_leased(kept.plan.id)
+    async def _is_asked(self, id_: str) -> bool:
+        return id_ in self._batches.asked or await self._parts.ledger.promises.is_leased(id_)
 
     async def _draft(self, kept: Kept, asking: Asking | None, place: int) -> Draft | None:
         running = asking.under_way.get(place) if asking else None
         if running:
             return running.draft
         row = kept.settled.get(place)
+        if row is None and kept.state is State.STOPPED:
+            row = _stopped(kept, place)
         if row is None:
             return None
         return await self._answers.draft(row) if row.id else Draft(row)
@@ -150,3 +155,11 @@ class Results:
         asking = self._batches.asked.get(kept.plan.id)
         rows: dict[int, Answer] = asking.rows if asking else {}
         return replace(kept, rows=kept.rows | rows)
+
+
+def _stopped(kept: Kept, place: int) -> Answer:
+    """What there is to say of a prompt that got no answer before the batch was stopped."""
+    named = (kept.plan.request.model,) if kept.plan.request.model else ()
+    begun = kept.rows.get(place)
+    problem = "it was stopped with the batch" if begun else "it was not asked any more"
+    return replace(begun or Answer(models=named), problem=problem, running=False, cancelled=True)

@@ -105,6 +105,7 @@ async def test_one_layer_alone_keeps_the_bill_at_nothing(
     async with connected(sandbox) as client:
         await ask(client, prompt=PROMPT, model=model)
         await ask(client, "compare_models", prompt=PROMPT, models=[model, "globex/large:free"])
+        await ask(client, "ask_many", prompts=[PROMPT, PROMPT * 2], model=model)
     assert sandbox.bill == 0
     if layer != "wire":  # which stops it at OpenRouter's door
         assert model not in [chat.body["model"] for chat in sandbox.chats]
@@ -224,6 +225,24 @@ async def judged_unnamed(client: Client, sandbox: Sandbox, model: str) -> None:
     await ask(client, "compare_models", prompt="Hi", judge="cyberdyne/json:free")
 
 
+async def asked_many(client: Client, _: Sandbox, model: str) -> None:
+    await ask(client, "ask_many", prompts=["Hi", "Ho"], model=model)
+
+
+async def asked_many_for_nothing(client: Client, _: Sandbox, model: str) -> None:
+    await ask(client, "ask_many", prompts=["Hi", "Ho"], model=model, max_cost_usd=0)
+
+
+async def asked_many_unnamed(client: Client, sandbox: Sandbox, model: str) -> None:
+    tempting(sandbox, model)
+    await ask(client, "ask_many", prompts=["Hi", "Ho"])
+
+
+async def asked_many_unnamed_for_nothing(client: Client, sandbox: Sandbox, model: str) -> None:
+    tempting(sandbox, model)
+    await ask(client, "ask_many", prompts=["Hi", "Ho"], max_cost_usd=0)
+
+
 async def second_try(client: Client, sandbox: Sandbox, model: str) -> None:
     """Whoever is asked first fails, and another model is looked for."""
     tempting(sandbox, model)
@@ -265,6 +284,11 @@ PATHS: dict[str, tuple[Walk, Policy, bool, int]] = {
     "compare_models, judge": (judged, FREE_ONLY, False, 2),
     "compare_models, judge, max_cost_usd 0": (judged_for_nothing, BUDGETED, False, 2),
     "compare_models, unnamed, judge": (judged_unnamed, BUDGETED, False, 4),
+    "ask_many, named": (asked_many, FREE_ONLY, False, 0),
+    "ask_many, named, max_cost_usd 0": (asked_many_for_nothing, BUDGETED, False, 0),
+    "ask_many, unnamed": (asked_many_unnamed, BUDGETED, False, 2),
+    "ask_many, by default": (asked_many_unnamed, FREE_ONLY, True, 2),
+    "ask_many, by default, max_cost_usd 0": (asked_many_unnamed_for_nothing, BUDGETED, True, 2),
     "a second try": (second_try, BUDGETED, False, 2),
     "a second try after a rise": (second_try_after_a_rise, FREE_ONLY, False, 1),
     "fallbacks": (fallbacks, FREE_ONLY, False, 2),

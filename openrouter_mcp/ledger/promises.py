@@ -67,7 +67,7 @@ def _promise(book: Book, key: str, batch: str, requests: int, *, now: float, spa
                 "SELECT sum(requests) FROM batches WHERE account = ? AND day = ?", (account, day_of(now))
             ).fetchone()[0]
             fitting = left - spare - int(number(promised) or 0)
-            if requests > fitting:
+            if requests > max(0, fitting):
                 return max(0, fitting)
         db.execute(
             "INSERT INTO batches (id, account, day, holder, until, requests) VALUES (?, ?, ?, '', 0, ?)",

@@ -77,7 +77,7 @@ def _prompt(kept: Kept, place: int) -> str:
 
 def _footer(kept: Kept) -> str:
     rows = [*kept.rows.values()]
-    unknown = sum(row.cost is None and not row.code and not row.running for row in rows)
+    unknown = sum(row.cost is None and not row.running and bool(row.held or (row.id and not row.code)) for row in rows)
     parts = [f"{usd(sum((row.cost or Decimal(0) for row in rows), Decimal(0)))} in all"]
     parts += [f"the cost of {unknown} is not known yet"] if unknown else []
     return ", ".join([*parts, *_latest([row.allowance for row in rows])])

@@ -102,8 +102,12 @@ def row(answer: Answer) -> list[str]:
 def batch_count(kept: Kept) -> str:
     """How many of a batch's prompts are answered, and how many are not for some reason."""
     rows = [kept.settled.get(kept.plan.first(place)) for place in range(len(kept.plan.prompts))]
-    answered, failures = sum(bool(row and not row.code) for row in rows), sum(bool(row and row.code) for row in rows)
+    answered, failures = sum(map(_is_answered, rows)), sum(bool(row and row.code) for row in rows)
     return f"{answered} of {len(rows)} answered" + (f", {failures} failed" if failures else "")
+
+
+def _is_answered(row: Answer | None) -> bool:
+    return row is not None and not row.code and not row.cancelled
 
 
 def batch_record(kept: Kept) -> dict[str, object]:
@@ -114,7 +118,7 @@ def batch_record(kept: Kept) -> dict[str, object]:
         "status": _BATCH_STATUS[kept.state],
         "model": kept.plan.request.model,
         "prompts": len(rows),
-        "answered": sum(bool(row and not row.code) for row in rows),
+        "answered": sum(map(_is_answered, rows)),
         "failed": sum(bool(row and row.code) for row in rows),
     }
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from openrouter_mcp.app import App
 from openrouter_mcp.conversation import fitting
 from openrouter_mcp.records import FREE_SUFFIX
+from openrouter_mcp.text import encodable
 from openrouter_mcp.vetting import MAX_PROMPT_BYTES
 from openrouter_mcp.wire import ChatRequest
 
@@ -24,7 +25,7 @@ class Question:
 def many(app: App, *, model: str, system: str, max_tokens: int, max_cost: Decimal | None) -> ChatRequest:
     """The request that is the same for all prompts of a batch."""
     model = model or app.guard.default_model(max_cost)
-    return ChatRequest(model=model, prompt="", system=system, max_tokens=max_tokens)
+    return ChatRequest(model=model, prompt="", system=encodable(system), max_tokens=max_tokens)
 
 
 async def question(
