@@ -8,13 +8,14 @@ from decimal import Decimal
 import anyio
 
 from openrouter_mcp.archive import Entry
+from openrouter_mcp.chat import ChatRequest, Turn, fingerprint
 from openrouter_mcp.errors import InvalidRequest, UnknownAnswer
 from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.pages import Text
 from openrouter_mcp.text import duration
 from openrouter_mcp.transcript import Answer, Draft
-from openrouter_mcp.wire import ChatRequest, Turn, fingerprint
+from openrouter_mcp.wire import Image
 from openrouter_mcp.writing import Watch, Writing
 
 _DEAD_AFTER = 6  # heartbeats without one: the process that wrote the answer is gone
@@ -31,6 +32,7 @@ class View:
     pages: int = 1
     doing: str = ""
     elsewhere: bool = False
+    images: Sequence[Image] = ()
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Answers:
     def view(self, draft: Draft) -> View:
         """The first page of an answer that was just asked for."""
         pages = list(draft.text)
-        return _view(draft.answer, pages[:1], 1, len(pages), self.writing.doing(draft))
+        view = _view(draft.answer, pages[:1], 1, len(pages), self.writing.doing(draft))
+        return replace(view, images=draft.images)
 
     async def repeated(self, request: ChatRequest, caller: str = "") -> Draft | None:
         """The whole answer that `caller` got to the very same request lately, where the user wants that: it costs
@@ -88,7 +91,7 @@ class Answers:
             return None
         since = self._wall() - self._repeat_s
         for entry in await self._keeping.same(fingerprint(request), await self._ledger.owners(), caller, since):
-            if entry.answer.status == "complete" and not entry.answer.warning:
+            if entry.answer.status == "complete" and not entry.answer.warning and not entry.answer.invalid:
                 return await self.draft(_again(entry.answer, self._wall() - entry.at))
         return None
 
@@ -164,8 +167,8 @@ class Answers:
         last = entry = await self._kept(id_, caller)
         if entry.answer.running:
             raise InvalidRequest(f"Answer {id_} is still being written. read_answer(id={id_!r}) waits for it.")
-        turns = [Turn(entry.prompt, await self._keeping.text(id_))]
-        if not turns[0].answer:
+        turns = [await self._turn(entry)]
+        if not turns[0].answer and not turns[0].calls:
             raise InvalidRequest(f"Answer {id_} has no text to continue from. Ask anew, without continue_from.")
         owners, seen = await self._ledger.owners(), {id_}
         while entry.parent and entry.parent not in seen and len(turns) < _LONGEST_CONVERSATION:
@@ -173,9 +176,13 @@ class Answers:
             if before is None:
                 break
             seen.add(entry.parent)
-            turns.insert(0, Turn(before.prompt, await self._keeping.text(entry.parent)))
+            turns.insert(0, await self._turn(before))
             entry = before
         return Conversation(tuple(turns), last.system, last.answer, lost=bool(entry.parent))
+
+    async def _turn(self, entry: Entry) -> Turn:
+        answer = entry.answer
+        return Turn(entry.prompt, await self._keeping.text(answer.id), tuple(answer.calls), answer.results)
 
     async def _kept(self, id_: str, caller: str) -> Entry:
         running = self.writing.running(caller).get(id_)
@@ -202,7 +209,14 @@ def _again(answer: Answer, age_s: float) -> Answer:
     )
     free = replace(answer.usage, cost=Decimal(0))
     return replace(
-        answer, usage=free, before=Decimal(0), held=Decimal(0), attempts=0, allowance="", note=note, age_s=age_s
+        answer,
+        usage=free,
+        before=Decimal(0),
+        held=Decimal(0),
+        attempts=0,
+        allowance="",
+        age_s=age_s,
+        note="; ".join(filter(None, [answer.note, note])),
     )
 
 

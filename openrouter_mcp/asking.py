@@ -25,9 +25,9 @@ from openrouter_mcp.guard import Guard, Held
 from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.plans import Kept, Plan, State
+from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.refusals import GuardClosed
 from openrouter_mcp.transcript import Answer, failed
-from openrouter_mcp.vetting import Purse, Vetted
 from openrouter_mcp.writing import Running, Writing, ended
 
 SPARE = 5  # of a minute's requests and of the day's, left to single questions
@@ -139,7 +139,8 @@ class Asking:
 
     def _is_for_all(self, failure: OpenRouterMCPError) -> bool:
         named = bool(self.plan.request.model) and isinstance(failure, _FOR_THE_MODEL)
-        return isinstance(failure, _FOR_ALL) or named or self._failures >= _IN_A_ROW
+        floor = bool(self._parts.guard.policy.privacy.floor) and isinstance(failure, Privacy)  # of every model
+        return isinstance(failure, _FOR_ALL) or named or floor or self._failures >= _IN_A_ROW
 
     async def _turn(self, place: int) -> Held | None:
         """Once the prompt may be asked: a free request for it; none for one that costs, whose money is held already."""

@@ -11,6 +11,7 @@ import anyio
 
 from openrouter_mcp import choice, retry
 from openrouter_mcp.catalog import Catalog
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.errors import (
     CannotVerifyPrice,
@@ -27,12 +28,11 @@ from openrouter_mcp.errors import (
 from openrouter_mcp.guard import Guard, Held, Permit
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.standing import Standing
+from openrouter_mcp.purse import Purse
 from openrouter_mcp.records import FREE_ROUTER, Model
 from openrouter_mcp.refusals import MayHaveBeenBilled
 from openrouter_mcp.text import usd
 from openrouter_mcp.transcript import Draft, ended_early, gather, without_text
-from openrouter_mcp.vetting import Purse
-from openrouter_mcp.wire import ChatRequest
 
 LONGEST_WAIT_S = 55.0  # for the allowance, a backoff or another try, all together; then the client may hang up
 _CHOSEN = 3  # models sent in one request when the choice is ours: OpenRouter takes no more
@@ -76,7 +76,7 @@ class Attempts:
         """
         ours = request.model in ("", FREE_ROUTER)
         if ours:
-            purse = self._guard.purse(Decimal(0))  # money is spent on a model that was named, and on nothing else
+            purse = self._guard.nothing()
         gives_up_at = self._clock() + LONGEST_WAIT_S
         call = _Call(request, purse, draft, held, spare, ours=ours, choose=ours, gives_up_at=gives_up_at)
         try:
@@ -155,7 +155,7 @@ class Attempts:
         async with self._turn(call) as permit:
             try:
                 async with aclosing(self._client.chat(permit)) as events:
-                    await gather(events, call.draft)
+                    await gather(events, call.draft, show_reasoning=call.request.options.show_reasoning)
             except OpenRouterMCPError as failure:
                 if not text.has_words:
                     raise
@@ -166,7 +166,8 @@ class Attempts:
                 limit += ", all that its budget bears"
             elif permit.max_tokens < call.request.max_tokens:
                 limit += ", all that this model writes"
-            if not text.has_words:
+            answer.settle_calls()
+            if not (text.has_words or answer.calls or call.draft.images):
                 raise without_text(answer, limit)
             answer.problem = answer.problem or ended_early(answer.finish_reason, limit)
 
@@ -198,13 +199,25 @@ class Attempts:
             told = call.first_failure if call.first_failure and not failure.sent else failure
             told.model, told.attempts = call.request.model, call.tries.in_all + call.tries.unsent
             told.allowance = await self._left(call, standing)
-            if isinstance(told, _ABOUT_THE_MODEL):
+            if isinstance(told, Privacy):
+                told.alternatives = await self._complying(call)
+            elif isinstance(told, _ABOUT_THE_MODEL):
                 told.alternatives = others
+            self._explain_privacy(told, call)
             raise told from None
         call.first_failure = call.first_failure or (failure if failure.sent else None)
         if decision.another:
             call.choose, call.tries = True, replace(call.tries, on_model=0)
         return decision.wait_s
+
+    def _explain_privacy(self, told: OpenRouterMCPError, call: "_Call") -> None:
+        """Say who demands it, where that is not the account."""
+        floor, demands = self._guard.policy.privacy.floor, call.request.options.privacy.provider
+        if not isinstance(told, Privacy) or not (floor or demands):
+            return
+        whose = "this server's user demands" if floor else "options.provider of this call demands"
+        what = "to retain nothing" if floor.get("zdr") or (demands and demands.zdr) else "not to train on prompts"
+        told.text = f"No provider of {' or '.join(call.asked)} promises what {whose}: {what}."
 
     async def _told(self, call: "_Call") -> None:
         self._budget.succeeded()
@@ -226,10 +239,21 @@ class Attempts:
             known = []  # the free router needs no entry
         cooling = (await self._ledger.standing()).cooldowns
         chosen = await self._ledger.claim(self._free(call.request, known, call.tried | set(cooling)))
+        free = choice.free_ranked(known)
+        if free and not any(choice.can(model, call.request) for model in free):
+            raise NoProvider("No free model does what this needs (its files, options or schema), so nothing was sent.")
         first, *fallbacks = chosen or [FREE_ROUTER]
         call.request = replace(call.request, model=first, fallbacks=tuple(fallbacks))
         call.tried.update(call.asked)
         call.choose = False
+
+    async def _complying(self, call: "_Call") -> list[str]:
+        """Models that keep to any data policy: who retains nothing trains on nothing. Free ones, or priced ones where
+        the call has money for them."""
+        keeping = await self._client.zero_retention()
+        known = [model for model in self._guard.admitted(self._catalog.known()) if model.id in keeping]
+        free = self._free(call.request, known, call.tried)
+        return free or ([model.id for model in choice.ranked(known)[:2]] if call.purse.limit else [])
 
     @staticmethod
     def _free(request: ChatRequest, known: Iterable[Model], avoid: Container[str]) -> list[str]:

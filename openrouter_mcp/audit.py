@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 
 from openrouter_mcp.pricing import dearest, is_free
+from openrouter_mcp.purse import Vetted
 from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, Model
 from openrouter_mcp.text import one_line, usd
-from openrouter_mcp.vetting import Vetted
 from openrouter_mcp.wire import Usage
 
 

@@ -13,11 +13,13 @@ from openrouter_mcp import plans
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.archive import KEPT_S
 from openrouter_mcp.asking import AGAIN, SPARE, Asking, Parts
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.compare import vet_all
 from openrouter_mcp.errors import DailyQuota, OpenRouterMCPError, TooLarge
 from openrouter_mcp.guard import Held
 from openrouter_mcp.plans import Kept, Plan, State
 from openrouter_mcp.pricing import Prices
+from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.refusals import (
     CannotReserve,
     Declined,
@@ -29,12 +31,10 @@ from openrouter_mcp.refusals import (
 )
 from openrouter_mcp.text import encodable
 from openrouter_mcp.transcript import Answer, failed
-from openrouter_mcp.vetting import MAX_PROMPT_BYTES, Purse, Vetted, check_prompt
-from openrouter_mcp.wire import ChatRequest
+from openrouter_mcp.vetting import MAX_PROMPT_BYTES, check_prompt
 from openrouter_mcp.writing import log_fault, new_id
 
 PREFIX = "batch-"
-_LOOK_EVERY_S = 1.0  # calls come in bursts
 _MAX_BYTES = 4 * MAX_PROMPT_BYTES  # of all prompts together
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ class Batches:
         self._one_look = anyio.Lock()
         self._look: asyncio.Task[None] | None = None
         self._looking = anyio.CancelScope()
-        self._looked = float("-inf")
         self.leaving = False
 
     def leave(self) -> None:
@@ -196,8 +195,6 @@ class Batches:
 
         async def look() -> None:
             with self._looking:
-                await anyio.sleep(max(0.0, _LOOK_EVERY_S - (self._parts.clock() - self._looked)))
-                self._looked = self._parts.clock()
                 await self.go_on(caller)
 
         if self._look is None or self._look.done():

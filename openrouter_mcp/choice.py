@@ -2,10 +2,19 @@
 
 from collections.abc import Container, Iterable, Mapping
 
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.pricing import is_free
 from openrouter_mcp.records import MODEL_ID, Model
 from openrouter_mcp.text import number, tokens
-from openrouter_mcp.wire import ChatRequest
+
+_IN_WORDS = {
+    "tools": "call tools",
+    "reasoning": "reason (reasoning_effort)",
+    "response_format": "write JSON on demand",
+    "structured_outputs": "keep to a schema",
+    "image": "read pictures",
+    "audio": "listen",
+}
 
 
 def free_ranked(models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:
@@ -25,11 +34,24 @@ def ranked(models: Iterable[Model]) -> list[Model]:
 def free_for(request: ChatRequest, models: Iterable[Model], avoid: Container[str] = ()) -> list[Model]:
     """The free models that can read `request` and answer it, best first, no two of one family; where there are any,
     those that may write as much as it wants."""
-    need = tokens(*(text for _, text in request.messages)) + request.max_tokens
-    readers = [model for model in free_ranked(models, avoid) if (model.context_length or need) >= need]
+    need = tokens(*request.texts) + request.max_tokens
+    able = [model for model in free_ranked(models, avoid) if can(model, request)]
+    readers = [model for model in able if (model.context_length or need) >= need]
     most = request.max_tokens
     writers = [model for model in readers if (model.top_provider.max_completion_tokens or most) >= most]
     return different_families(writers or readers)
+
+
+def can(model: Model, request: ChatRequest) -> bool:
+    """Whether `model` does all that the request needs."""
+    return not lacking(model, request)
+
+
+def lacking(model: Model, request: ChatRequest) -> list[str]:
+    """What the request needs and `model` does not do, in words."""
+    unread = request.kinds - {*model.architecture.input_modalities}
+    lacks = [_IN_WORDS[need] for need in request.needs - {*model.supported_parameters}]
+    return sorted([*lacks, *(_IN_WORDS[kind] for kind in unread)])
 
 
 def different_families(models: Iterable[Model]) -> list[Model]:

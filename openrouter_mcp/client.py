@@ -67,6 +67,14 @@ class OpenRouter:
         """`GET /models`: the catalogue. Needs no key."""
         return records.read_models(await self._get("/models"))
 
+    async def zero_retention(self) -> frozenset[str]:
+        """`GET /endpoints/zdr`: the models that some provider serves without retaining anything. Needs no key; empty
+        when OpenRouter does not say."""
+        try:
+            return records.read_model_ids(await self._get("/endpoints/zdr"))
+        except OpenRouterMCPError:
+            return frozenset()
+
     async def key(self) -> records.KeyInfo:
         """`GET /key`: what the key may do and has used."""
         return records.read_key(await self._get("/key", self._authorization()))

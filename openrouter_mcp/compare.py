@@ -11,14 +11,14 @@ from openrouter_mcp import choice
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.attempts import LONGEST_WAIT_S
 from openrouter_mcp.catalog import Catalog
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.errors import InvalidRequest, NoProvider, OpenRouterMCPError
 from openrouter_mcp.guard import Guard
 from openrouter_mcp.judge import LABELS, question
 from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.text import one_line
 from openrouter_mcp.transcript import Answer, Draft, failed
-from openrouter_mcp.vetting import Purse, Vetted
-from openrouter_mcp.wire import ChatRequest
 from openrouter_mcp.writing import Prepare, Running, Watch, Writing, ended
 
 THREE = 3  # are compared when none is named

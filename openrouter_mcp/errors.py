@@ -183,7 +183,13 @@ class Privacy(OpenRouterMCPError):
     """The data policy in force leaves this model without a provider."""
 
     code = "privacy"
-    advice = "Ask another model: the policy is the user's and stays as it is."
+    advice = "The policy is the user's and stays as it is."
+
+    def __str__(self) -> str:
+        comply = ", ".join(self.alternatives) or "none that is free and known"
+        twin = self.twin()
+        twin.alternatives = ()
+        return f"{OpenRouterMCPError.__str__(twin)} Models that comply: {comply}."
 
 
 class NoProvider(OpenRouterMCPError):
@@ -229,6 +235,13 @@ class EmptyAnswer(OpenRouterMCPError):
 
     code = "empty_answer"
     outcome = Outcome.EMPTY
+
+
+class BadFile(OpenRouterMCPError):
+    """What is to be attached cannot be sent."""
+
+    code = "bad_file"
+    advice = "Nothing was sent."
 
 
 class UnknownAnswer(OpenRouterMCPError):

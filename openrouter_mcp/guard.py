@@ -15,19 +15,18 @@ import anyio.lowlevel
 
 from openrouter_mcp import audit
 from openrouter_mcp.catalog import Catalog
+from openrouter_mcp.chat import ChatRequest, chat_body
 from openrouter_mcp.errors import Outcome
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.money import Charge, Closure, Spent
 from openrouter_mcp.ledger.slots import Slot
+from openrouter_mcp.purse import Purse, Vetted, in_words
 from openrouter_mcp.records import FREE_SUFFIX, Model
 from openrouter_mcp.refusals import Declined, GuardClosed, OverBudget
 from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import usd
-from openrouter_mcp.vetting import Purse, Vetted, in_words, vet
-from openrouter_mcp.wire import ChatRequest, Usage, chat_body
-
-# An account may switch these on for every request; both cost money even on free models.
-_PAID_PLUGINS_OFF = ({"id": "web", "enabled": False}, {"id": "fusion", "enabled": False})
+from openrouter_mcp.vetting import vet
+from openrouter_mcp.wire import Usage
 
 
 @dataclass
@@ -113,6 +112,11 @@ class Guard:
             limit, name = max_cost, f"this call's max_cost_usd is {usd(max_cost)}"
         return Purse(limit, name, None if policy.confirm_above is None else max(policy.confirm_above, agreed))
 
+    def nothing(self) -> Purse:
+        """For a call that names no model: money is spent on what was named, and on nothing else."""
+        purse = self.purse(Decimal(0))
+        return replace(purse, name="a call that names no model is free") if self.policy.daily_budget else purse
+
     def default_model(self, max_cost: Decimal | None) -> str:
         """The user's own choice where none is named, if a call for `max_cost` can be for it; else empty: ours."""
         model = self.policy.default_model
@@ -169,7 +173,7 @@ class Guard:
                 (held,) = await self.reserve([vetted], purse, longest_wait=time_left(), spare=spare)
             unless_permitted.pop_all()
         final = vetted.request
-        body = chat_body(final, max_price=vetted.prices.max_price(), plugins=_PAID_PLUGINS_OFF)
+        body = chat_body(final, max_price=vetted.prices.max_price(), privacy=self.policy.privacy.floor)
         return Permit((final.model, *final.fallbacks), vetted, held, body)
 
     # --- reserving ----------------------------------------------------------------------------------------------------

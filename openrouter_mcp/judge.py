@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.pages import PAGE
 from openrouter_mcp.text import encodable
-from openrouter_mcp.wire import ChatRequest
 
 LABELS = string.ascii_uppercase
 _READ = 2 * PAGE  # bytes of all answers together, so that what a person agreed to is enough
@@ -48,10 +48,11 @@ def question(model: str, asked: ChatRequest, answers: Mapping[str, str], mark: s
     """What `model` is to be asked: to judge the `answers` to `asked`, by label. `mark` is a word that nobody who wrote
     them could know. What is too long for all to be read is cut, the same for each."""
     share = _READ // len(answers)
-    parts = [("task", _cut(f"{asked.system}\n\n{asked.prompt}".strip(), _READ))]
+    parts = [("task", _cut(f"{asked.system}\n\n{asked.said}".strip(), _READ))]
     parts += [(f"answer {label}", _cut(text, share)) for label, text in answers.items()]
     prompt = "\n\n".join(f"=== {name} {mark}\n{text}\n=== end of {name} {mark}" for name, text in parts)
-    return ChatRequest(model=model, prompt=prompt, system=_SYSTEM.format(mark=mark, labels=", ".join(answers)))
+    system = _SYSTEM.format(mark=mark, labels=", ".join(answers))
+    return ChatRequest(model=model, prompt=prompt, system=system, options=asked.options.privacy)
 
 
 def longest_question(model: str, asked: ChatRequest, count: int) -> ChatRequest:

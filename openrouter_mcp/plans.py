@@ -8,9 +8,9 @@ from enum import StrEnum
 from pydantic import TypeAdapter, ValidationError
 
 from openrouter_mcp.archive import Archive, read_facts, write_facts
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.text import number, one_line
 from openrouter_mcp.transcript import Answer
-from openrouter_mcp.wire import ChatRequest
 
 
 class State(StrEnum):

@@ -95,6 +95,13 @@ def read_models(data: object) -> list[Model]:
     return models
 
 
+def read_model_ids(data: object) -> frozenset[str]:
+    """The models of a list of endpoints; empty when it cannot be read."""
+    rows = mapping(data).get("data")
+    ids = [mapping(row).get("model_id") for row in rows] if isinstance(rows, list) else []
+    return frozenset(id_ for id_ in ids if isinstance(id_, str))
+
+
 def read_generation(data: object) -> Usage | None:
     """What `GET /generation` says one generation took; None when it names no cost that can be read."""
     row = mapping(mapping(data).get("data"))

@@ -12,15 +12,15 @@ from openrouter_mcp.text import usd
 
 class NotFree(OpenRouterMCPError):
     """The guard's refusal where nothing may be spent: `reason` says why the model could cost money, `limit` what keeps
-    it from being spent, `instead` names free models."""
+    it from being spent, `instead` names free models, `without` what to leave out."""
 
     code = "not_free"
 
-    def __init__(self, model: str, reason: str, limit: str, instead: Sequence[str] = ()) -> None:
-        super().__init__(
-            f"{model!r} {reason}. {limit[:1].upper()}{limit[1:]}, so nothing was sent."
-            + (f" Use {' or '.join(instead)}." if instead else " list_free_models shows what is free.")
-        )
+    def __init__(self, model: str, reason: str, limit: str, instead: Sequence[str] = (), *, without: str = "") -> None:
+        advice = f"Ask without {without}." if without else "list_free_models shows what is free."
+        if instead:
+            advice = f"Use {' or '.join(instead)}."
+        super().__init__(f"{model!r} {reason}. {limit[:1].upper()}{limit[1:]}, so nothing was sent. {advice}")
 
 
 class NoBound(OpenRouterMCPError):
@@ -44,6 +44,18 @@ class NotAllowed(OpenRouterMCPError):
         super().__init__(
             f"This server's user decided which models may be asked, and {model!r} is not one of them. Nothing was sent."
             + (f" Use {' or '.join(instead)}." if instead else " list_free_models shows which are.")
+        )
+
+
+class Unable(OpenRouterMCPError):
+    """The model does not do what the request needs; `instead` names some that do."""
+
+    code = "invalid_request"
+
+    def __init__(self, model: str, lacking: Sequence[str], instead: Sequence[str] = ()) -> None:
+        super().__init__(
+            f"{model!r} cannot {' or '.join(lacking)}. Nothing was sent."
+            + (f" {' and '.join(instead)} can." if instead else " No model that may be asked can.")
         )
 
 

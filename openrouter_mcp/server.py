@@ -15,16 +15,16 @@ from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState, RequestStateSecurity
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import INVALID_PARAMS, CallToolResult, ImageContent, InputRequiredResult, TextContent, ToolAnnotations
 from mcp_types import Tool as ListedTool
 from pydantic import SecretStr, ValidationError
 
 from openrouter_mcp import __version__, render
 from openrouter_mcp.app import App
+from openrouter_mcp.complaints import complaint
 from openrouter_mcp.errors import InvalidRequest, OpenRouterMCPError
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.render import Reply
-from openrouter_mcp.text import one_line
 from openrouter_mcp.tools import TOOLS
 
 _INSTRUCTIONS = """\
@@ -62,6 +62,9 @@ def build(app: App) -> "OpenRouterServer":
     if app.settings.key:
         server.woken = lambda: app.batches.wake(app.settings.caller)
     server.ending = app.batches.leave
+    server.resource(
+        "openrouter://options", name="options", description="Every field of `options`.", mime_type="text/markdown"
+    )(render.options)
     for tool in TOOLS:
         server.add_tool(
             _as_result(tool.run),
@@ -169,7 +172,10 @@ def _as_result(run: Callable[..., Awaitable[Reply]]) -> Callable[..., Awaitable[
 
 def _result(reply: Reply) -> CallToolResult:
     return CallToolResult(
-        content=[TextContent(type="text", text=reply.text)],
+        content=[
+            TextContent(type="text", text=reply.text),
+            *(ImageContent(type="image", data=image.data, mime_type=image.mime_type) for image in reply.images),
+        ],
         is_error=reply.is_error,
         _meta={"openrouter": reply.record},
     )
@@ -186,36 +192,12 @@ def _as_our_error(tool: str, cause: BaseException | None) -> OpenRouterMCPError:
     if isinstance(cause, ToolError):  # the SDK's own, about what came back from the person
         return Declined("The user was asked, and the client's reply could not be read, so nothing was sent.")
     if isinstance(cause, ValidationError):
-        return InvalidRequest(" ".join(_complaint(error["loc"], error["type"], error) for error in cause.errors()))
+        return InvalidRequest(" ".join(complaint(error["loc"], error["type"], error) for error in cause.errors()))
     logger.error("%s failed unexpectedly", tool, exc_info=cause)
     return OpenRouterMCPError(
         f"{tool} failed inside this server ({type(cause).__name__}). It is a fault of the server, not of your call; "
         "its log (stderr) says more."
     )
-
-
-def _complaint(where: tuple[int | str, ...], kind: str, error: Any) -> str:  # noqa: ANN401 - pydantic's TypedDict varies
-    """One rejected argument in plain words, without the library's."""
-    name = ".".join(str(part) for part in where)
-    limits = error.get("ctx", {})
-    wants = {
-        "missing": "is missing",
-        "string_type": "must be text",
-        "int_type": "must be a whole number",
-        "int_parsing": "must be a whole number",
-        "int_from_float": "must be a whole number",
-        "int_parsing_size": "is far too large",
-        "finite_number": "must be a finite number",
-        "decimal_type": "must be a number",
-        "decimal_parsing": "must be a number",
-        "decimal_max_digits": "has too many digits",
-        "tuple_type": "must be a list",
-        "greater_than_equal": f"must be {limits.get('ge')} or more",
-        "less_than_equal": f"must be {limits.get('le')} or less",
-        "too_short": f"must have {limits.get('min_length')} or more entries",
-        "too_long": f"must have {limits.get('max_length')} entries or fewer",
-    }
-    return f"{name} {wants.get(kind) or one_line(error['msg'], 100)}."
 
 
 def _unknown_argument(tool: str, argument: str, known: list[str]) -> InvalidRequest:

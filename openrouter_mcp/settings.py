@@ -6,6 +6,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 
 import platformdirs
@@ -27,6 +28,21 @@ _A_DAY_S = 86_400  # longer no answer is kept
 _AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)  # no sign, exponent or word: money is not guessed at
 
 
+class Privacy(StrEnum):
+    """The least that providers must promise about what they are sent."""
+
+    ANY = "any"
+    NO_TRAINING = "no-training"
+    ZERO_RETENTION = "zero-retention"
+
+    @property
+    def floor(self) -> dict[str, object]:
+        """As OpenRouter is told: https://openrouter.ai/docs/guides/routing/provider-selection."""
+        if self is Privacy.ANY:
+            return {}
+        return {"data_collection": "deny"} | ({"zdr": True} if self is Privacy.ZERO_RETENTION else {})
+
+
 @dataclass(frozen=True)
 class Policy:
     """What may be spent, in USD, and on whom. A budget of zero is what makes a server free-only; `confirm_above` None
@@ -38,6 +54,7 @@ class Policy:
     allowed: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
     default_model: str = ""
+    privacy: Privacy = Privacy.ANY
 
     def admits(self, model: str) -> bool:
         """Whether the lists let `model` be asked. To deny an id is to deny its variants (`:free`) too."""
@@ -65,7 +82,8 @@ class Settings:
     """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
     `state_dir`, and the answers if they are kept; None keeps both in this process's memory. A tool waits so many
     seconds for an answer, longer for a client that is shown progress. `caller` is whom the answers are for. For
-    `repeat_s` seconds an answer serves the same question again."""
+    `repeat_s` seconds an answer serves the same question again. Files may be sent from the folders `files`, never
+    `key_file`."""
 
     key: SecretStr | None = None
     key_problem: str = ""
@@ -77,6 +95,8 @@ class Settings:
     wait_s: float = 55.0
     wait_with_progress_s: float = 180.0
     repeat_s: float = 0.0
+    files: tuple[Path, ...] = ()
+    key_file: Path | None = None
     policy: Policy = Policy()
 
 
@@ -98,6 +118,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         wait_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS", 55),
         wait_with_progress_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS_WITH_PROGRESS", 180),
         repeat_s=_seconds(environ, "OPENROUTER_MCP_CACHE_SECONDS", 0, most=_A_DAY_S),
+        files=_files(environ),
+        key_file=_key_file(environ),
         policy=_policy(environ),
     )
 
@@ -177,6 +199,24 @@ def _state_dir(environ: Mapping[str, str]) -> Path:
     return Path(text) if text else platformdirs.user_state_path("openrouter-mcp", appauthor=False)
 
 
+def _files(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The folders that files may be sent from; absolute, and not the whole disk."""
+    folders = [Path(each) for each in environ.get("OPENROUTER_MCP_FILES_DIR", "").split(os.pathsep) if each.strip()]
+    for folder in folders:
+        if not folder.is_absolute() or ".." in folder.parts or folder == Path(folder.anchor):
+            raise BadSetting(f"OPENROUTER_MCP_FILES_DIR must name absolute folders, no whole disk: {str(folder)!a}.")
+    return tuple(folders)
+
+
+def _key_file(environ: Mapping[str, str]) -> Path | None:
+    """The file as the key is read from it."""
+    path = environ.get("OPENROUTER_API_KEY_FILE", "").strip()
+    try:
+        return Path(path).expanduser() if path else None
+    except RuntimeError:  # a `~` without a home folder: no key was read from it
+        return None
+
+
 def _policy(environ: Mapping[str, str]) -> Policy:
     daily = _usd(environ, "OPENROUTER_MCP_DAILY_BUDGET_USD") or Decimal(0)
     call = _usd(environ, "OPENROUTER_MCP_CALL_BUDGET_USD")
@@ -188,6 +228,7 @@ def _policy(environ: Mapping[str, str]) -> Policy:
         allowed=_models(environ, "OPENROUTER_MCP_MODELS"),
         denied=_models(environ, "OPENROUTER_MCP_MODELS_DENY"),
         default_model=default_model,
+        privacy=_privacy(environ),
     )
     if default_model and not MODEL_ID.fullmatch(default_model):
         raise BadSetting("OPENROUTER_MCP_DEFAULT_MODEL must be one model's id, like acme/tiny:free.")
@@ -198,6 +239,13 @@ def _policy(environ: Mapping[str, str]) -> Policy:
             f"OPENROUTER_MCP_DEFAULT_MODEL names {default_model}, which is not free, and the budget of the day is $0."
         )
     return policy
+
+
+def _privacy(environ: Mapping[str, str]) -> Privacy:
+    text = environ.get("OPENROUTER_MCP_PRIVACY", "").strip()
+    if text and text not in [*Privacy]:
+        raise BadSetting(f"OPENROUTER_MCP_PRIVACY must be {', '.join(Privacy)}.")
+    return Privacy(text) if text else Privacy.ANY
 
 
 def _usd(environ: Mapping[str, str], name: str) -> Decimal | None:

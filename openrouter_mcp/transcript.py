@@ -1,15 +1,21 @@
 """What a model has said so far, and whether that is an answer."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from typing import Any
 
 import anyio
 
 from openrouter_mcp.errors import Blocked, EmptyAnswer, OpenRouterMCPError, Outcome
-from openrouter_mcp.pages import Text
-from openrouter_mcp.text import duration, one_line, usd
-from openrouter_mcp.wire import MAX_REPLY_BYTES, Event, Usage
+from openrouter_mcp.options import ToolResult
+from openrouter_mcp.pages import PAGE, Text
+from openrouter_mcp.text import clean, duration, one_line, usd
+from openrouter_mcp.wire import MAX_REPLY_BYTES, Call, Event, Image, Usage
+
+_MOST_LOGPROBS = 4096  # tokens
+_MOST_CITATIONS = 100
+_LONGEST_NAME, _LONGEST_ID = 64, 200  # of a call
 
 
 @dataclass
@@ -18,7 +24,9 @@ class Answer:
     is no text (an error of that `code`) or why it is not whole, `warning` what else is wrong, `note` what else to know,
     `allowance` what is left of the day. `held` USD stay reserved while its cost is not known, `before` were spent on
     earlier attempts; `thoughts` and `words` count the pieces of each. `begun`: OpenRouter took the request. `age_s`:
-    how long ago it was written, where it answers the same question once more."""
+    how long ago it was written, where it answers the same question once more. `refused`:
+    the text says why the model would not. `checked` against a schema, it is `invalid` for some reason, or follows it.
+    `calls` of tools it wants, after the `results` it was asked with; `citations` are pages and their titles."""
 
     id: str = ""
     models: tuple[str, ...] = ()
@@ -43,6 +51,14 @@ class Answer:
     running: bool = True
     cancelled: bool = False
     age_s: float | None = None
+    refused: bool = False
+    checked: bool = False
+    invalid: str = ""
+    reasoning: str = ""
+    calls: list[Call] = field(default_factory=list)
+    results: tuple[ToolResult, ...] = ()
+    citations: list[tuple[str, str]] = field(default_factory=list)
+    logprobs: list[dict[str, Any]] = field(default_factory=list)
 
     def begin(self, models: tuple[str, ...], held: Decimal) -> None:
         """Another attempt, for which `held` USD are reserved; the last one, if any, had no text."""
@@ -50,6 +66,15 @@ class Answer:
         self.models, self.held = models, held
         self.served = self.provider = self.generation_id = self.finish_reason = ""
         self.usage, self.thoughts, self.words, self.begun = Usage(), 0, 0, False
+        self.refused, self.reasoning, self.calls, self.citations, self.logprobs = False, "", [], [], []
+
+    def settle_calls(self) -> None:
+        """Calls without a name are none; each gets a name and an id that fit a line and can be sent again."""
+        named = [call for call in self.calls if one_line(call.name)]
+        self.calls = [
+            replace(call, id=one_line(call.id, _LONGEST_ID) or f"call_{place}", name=one_line(call.name, _LONGEST_NAME))
+            for place, call in enumerate(named, 1)
+        ]
 
     @property
     def model(self) -> str:
@@ -80,11 +105,12 @@ class Answer:
 
 @dataclass
 class Draft:
-    """An answer as it is written: the facts, the text so far, whether the question was `sent`, and what it waits for,
-    if it does, until when (on the clock of its writer)."""
+    """An answer as it is written: the facts, the text so far, the `images` (which are not kept), whether the question
+    was `sent`, and what it waits for, if it does, until when (on the clock of its writer)."""
 
     answer: Answer = field(default_factory=Answer)
     text: Text = field(default_factory=Text)
+    images: list[Image] = field(default_factory=list)
     sent: anyio.Event = field(default_factory=anyio.Event)
     waits_for: str = ""
     waits_until: float = 0.0
@@ -120,12 +146,15 @@ def failed(answer: Answer, failure: OpenRouterMCPError) -> Draft:
     return Draft(answer)
 
 
-async def gather(events: AsyncIterator[Event], draft: Draft) -> None:
+async def gather(events: AsyncIterator[Event], draft: Draft, *, show_reasoning: bool = False) -> None:
     """Note what comes until it ends, fails, or is too much."""
     async for event in events:
         draft.answer.begun = True
         _note(draft.answer, event)
-        draft.text.add(event.text)
+        if show_reasoning and len(draft.answer.reasoning) < PAGE:
+            draft.answer.reasoning += clean(event.reasoning)
+        draft.text.add(event.refusal or event.text)
+        draft.images += event.images
         if event.failure:
             raise event.failure
         if draft.text.size > MAX_REPLY_BYTES:
@@ -140,6 +169,14 @@ def _note(answer: Answer, event: Event) -> None:
     answer.finish_reason = event.finish_reason or answer.finish_reason
     answer.thoughts += bool(event.reasoning)
     answer.words += bool(event.text)
+    answer.refused = answer.refused or bool(event.refusal)
+    new = [cited for cited in dict.fromkeys(event.citations) if cited not in answer.citations]
+    answer.citations += new[: _MOST_CITATIONS - len(answer.citations)]
+    answer.logprobs += event.logprobs[: _MOST_LOGPROBS - len(answer.logprobs)]
+    for place, piece in event.calls:
+        answer.calls += [Call()] * (place + 1 - len(answer.calls))
+        so_far = answer.calls[place]
+        answer.calls[place] = Call(so_far.id or piece.id, so_far.name or piece.name, so_far.arguments + piece.arguments)
     if event.usage and _weight(event.usage) >= _weight(answer.usage):  # said twice: the worse one counts
         answer.usage = event.usage
 

@@ -6,12 +6,13 @@
    is exactly zero.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from openrouter_mcp import choice
 from openrouter_mcp.catalog import Catalog, find, similar
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.errors import InvalidRequest, OpenRouterMCPError, TooLarge, UnknownModel
 from openrouter_mcp.pricing import (
     Prices,
@@ -22,75 +23,27 @@ from openrouter_mcp.pricing import (
     per_million,
     typical_cost,
 )
+from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, MODEL_ID, Model
-from openrouter_mcp.refusals import NoBound, NotAllowed, NotFree, OverBudget
+from openrouter_mcp.refusals import NoBound, NotAllowed, NotFree, OverBudget, Unable
 from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import about_usd, encodable, usd
-from openrouter_mcp.wire import ChatRequest
 
 MAX_PROMPT_BYTES = 1024 * 1024
 _MAX_ID = 200
 _FEWEST_TOKENS = 512  # an answer cut to less by the budget is not worth its price
-_ROUTING_SUFFIXES = frozenset({"online", "nitro", "floor", "exacto"})
-
-
-@dataclass
-class Purse:
-    """What one tool call may cost, all its attempts together, in USD: the least `limit` there is, whose `name` says
-    which it is. `agreed` is how much of it the person need not be asked about; `held` is spent or reserved already."""
-
-    limit: Decimal
-    name: str
-    agreed: Decimal | None = None
-    held: Decimal = Decimal(0)
-
-    @property
-    def left(self) -> Decimal:
-        """What a further request may cost."""
-        return max(Decimal(0), self.limit - self.held)
-
-    def take_back(self, amount: Decimal) -> None:
-        """So much of what was held is not needed; less than nothing when a call cost more."""
-        self.held -= amount
-
-
-@dataclass(frozen=True)
-class Vetted:
-    """A request that may be sent, its output limit one that every model and the purse bears (`shortened` when it is the
-    purse's). `entries` may serve it (none listed: the free router), at the most at `prices`; it can cost `worst` USD
-    and typically costs `typical`."""
-
-    request: ChatRequest
-    entries: tuple[Model, ...]
-    prices: Prices
-    worst: Decimal
-    typical: Decimal
-    shortened: bool = False
-
-    @property
-    def needs_slot(self) -> bool:
-        """Whether a free model may serve it, so that it counts against the free allowance."""
-        return not self.entries or any(
-            entry.id.endswith(FREE_SUFFIX) or costs_nothing(entry.pricing) for entry in self.entries
-        )
-
-    @property
-    def estimate(self) -> str:
-        """What it can cost, in words."""
-        return f"up to {about_usd(self.worst)}, typically {about_usd(self.typical)}"
-
-
-def in_words(priced: Sequence[Vetted]) -> str:
-    """What a call can cost, for an agent or a person."""
-    worst = about_usd(sum((each.worst for each in priced), Decimal(0)))
-    typical = about_usd(sum((each.typical for each in priced), Decimal(0)))
-    if len(priced) == 1:
-        return f"Asking {priced[0].request.model!r} can cost up to {worst}, typically {typical}"
-    models = {each.request.model for each in priced}
-    if len(models) == 1:
-        return f"Asking {models.pop()!r} {len(priced)} times can cost up to {worst}, typically {typical}"
-    shares = ", ".join(f"{each.request.model} {about_usd(each.worst)}" for each in priced)
-    return f"Asking {len(priced)} models can cost up to {worst} ({shares}), typically {typical}"
+# https://openrouter.ai/docs/guides/features/plugins/web-search: $4 for 1,000 results of Exa; rather too much than too
+# little, since a search of few results may cost as much as one of five.
+_SEARCH_USD = Decimal("0.02")
+# Tokens that a provider adds, and charges, to explain tools to its model, some hundreds with Anthropic:
+# https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview#pricing
+_AROUND_TOOLS = 1024
+_INSTEAD_OF_SUFFIX = {
+    "online": '{"web_search": 5}',
+    "nitro": '{"provider": {"sort": "throughput"}}',
+    "floor": '{"provider": {"sort": "price"}}',
+    "exacto": '{"provider": {"sort": "exacto"}}',
+}
 
 
 async def vet(request: ChatRequest, catalog: Catalog, policy: Policy, purse: Purse) -> Vetted:
@@ -126,31 +79,41 @@ class _Around:
     def admitted(self) -> list[Model]:
         return [model for model in self.known.values() if self.policy.admits(model.id)]
 
-    def two_free(self) -> list[str]:
-        return _ids(choice.free_ranked(self.admitted()))
+    def two_free(self, request: ChatRequest) -> list[str]:
+        return _ids(model for model in choice.free_ranked(self.admitted()) if choice.can(model, request))
 
     def two_priced(self, request: ChatRequest) -> list[str]:
         """Two that the purse bears, the most capable first."""
-        tokens, least = _prompt_tokens(request), min(_FEWEST_TOKENS, request.max_tokens)
-        bounded = [(model, dearest(model)) for model in self.admitted() if not _unlisted(model.id)]
-        bearable = [
-            model for model, prices in bounded
-            if prices and prices != Prices() and prices.cost(tokens, least) <= self.purse.left
-        ]  # fmt: skip
+        least = min(_FEWEST_TOKENS, request.max_tokens)
+        bearable = []
+        for model in self.admitted():
+            prices, tokens = dearest(model), _prompt_tokens(request, model)
+            if _unlisted(model.id) or not prices or prices == Prices() or tokens is None:
+                continue
+            if choice.can(model, request) and prices.cost(tokens, least) <= self.purse.left - _fee(
+                request, prices.image
+            ):
+                bearable.append(model)
         return _ids(choice.ranked(bearable))
+
+    def two_able(self, request: ChatRequest) -> list[str]:
+        """Two that can do what the request needs, free ones first."""
+        free = _ids(choice.free_for(request, self.admitted()))
+        return free or (self.two_priced(request) if self.purse.limit else [])
 
     def refusal(self, model: str, reason: str, request: ChatRequest) -> OpenRouterMCPError:
         """`model` cannot be bounded, for a `reason` that nothing changes."""
         if self.purse.limit:
             return NoBound(model, reason, self.two_priced(request))
-        return NotFree(model, reason, self.purse.name, self.two_free())
+        return NotFree(model, reason, self.purse.name, self.two_free(request))
 
 
 def check_prompt(request: ChatRequest) -> None:
     """Raise InvalidRequest or TooLarge where no model could be asked this."""
-    if not request.prompt.strip():
+    if not request.prompt.strip() and not request.options.tool_results:
         raise InvalidRequest("The prompt is empty. Send the question or task in `prompt`.")
-    size = sum(len(text.encode("utf-8", "replace")) for _, text in request.messages)
+    attached = sum(len(part.text.encode()) for part in request.parts)
+    size = sum(len(text.encode("utf-8", "replace")) for text in request.texts) - attached
     if size > MAX_PROMPT_BYTES:
         raise TooLarge(f"The prompt has {size} bytes; the limit is {MAX_PROMPT_BYTES}. Send a shorter one, or parts.")
     if request.max_tokens < 1:
@@ -169,7 +132,7 @@ def _listed(model: str, request: ChatRequest, around: _Around) -> list[Model]:
     """The catalogue's entry for `model`; none for the free router, which needs no entry."""
     if model == FREE_ROUTER:
         if not around.policy.admits(model):
-            raise NotAllowed(model, around.two_free())
+            raise NotAllowed(model, around.two_free(request))
         return []
     if reason := _unlisted(model):
         raise around.refusal(model, reason, request)
@@ -179,9 +142,16 @@ def _listed(model: str, request: ChatRequest, around: _Around) -> list[Model]:
     if entry.alias_target:
         raise around.refusal(model, _ALIAS, request)
     if not around.policy.admits(model):
-        raise NotAllowed(model, around.two_free())
+        raise NotAllowed(model, around.two_free(request))
     if not around.purse.limit and not model.endswith(FREE_SUFFIX):
-        raise NotFree(model, _costs(entry, request), around.purse.name, _free_twin(entry, around) or around.two_free())
+        raise NotFree(
+            model,
+            _costs(entry, request),
+            around.purse.name,
+            _free_twin(entry, request, around) or around.two_free(request),
+        )
+    if not choice.can(entry, request):
+        raise Unable(model, choice.lacking(entry, request), around.two_able(request))
     return [entry]
 
 
@@ -196,8 +166,10 @@ def _unlisted(model: str) -> str:
     if model.startswith("~"):
         return _ALIAS
     suffixes = name.split(":")[1:]
-    if len(suffixes) > 1 or _ROUTING_SUFFIXES & {*suffixes}:
-        return "carries a routing suffix, which can lead to a billed tier or a paid extra"
+    routing = [suffix for suffix in suffixes if suffix in _INSTEAD_OF_SUFFIX]
+    if len(suffixes) > 1 or routing:
+        instead = f"; options {_INSTEAD_OF_SUFFIX[routing[0]]} does the same" if routing else ""
+        return f"carries a routing suffix, which can lead to a billed tier or a paid extra{instead}"
     if author == "openrouter" and not name.endswith(FREE_SUFFIX):
         return "is one of OpenRouter's routers, which picks models of any price"
     return ""
@@ -208,57 +180,79 @@ def _unlisted(model: str) -> str:
 
 def _priced(request: ChatRequest, entries: Iterable[Model], around: _Around) -> Vetted:
     """The dearest any of the `entries` can be for the request."""
-    prices, typical, tokens = Prices(), Decimal(0), _prompt_tokens(request)
+    prices, typical, fee = Prices(), Decimal(0), _fee(request)
+    tokens = _prompt_tokens(request, *entries)
+    if fee and not around.purse.limit:
+        reason = f"searches the web, which costs up to {usd(fee)} with any model"
+        raise NotFree(request.model, reason, around.purse.name, without="options.web_search")
+    if tokens is None:
+        raise around.refusal(request.model, "does not say how much it reads", request)
     for entry in entries:
         if is_free(entry):
             continue
         bound = dearest(entry)
         if not around.purse.limit or entry.id.endswith(FREE_SUFFIX):  # what is called free is never bought
             reason = "is listed with a price that is not plainly zero"
-            raise NotFree(entry.id, reason, around.purse.name, around.two_free())
+            raise NotFree(entry.id, reason, around.purse.name, around.two_free(request))
         if bound is None:
             raise around.refusal(entry.id, "is listed with a price that cannot be counted beforehand", request)
         prices = prices.or_dearer(bound)
         typical = max(typical, typical_cost(entry, tokens, request.max_tokens))
-    return Vetted(request, tuple(entries), prices, prices.cost(tokens, request.max_tokens), typical)
+    fee = _fee(request, prices.image)
+    worst = prices.cost(tokens, request.max_tokens) + fee
+    return Vetted(request, tuple(entries), prices, worst, typical + fee)
 
 
 def _within(vetted: Vetted, purse: Purse, around: _Around) -> Vetted:
     """`vetted` with its output limit lowered to what `purse` bears, if need be and if that leaves enough."""
     if vetted.worst <= purse.left:
         return vetted
-    request, tokens = vetted.request, _prompt_tokens(vetted.request)
-    bearable = vetted.prices.affordable(tokens, purse.left)
+    request, fee = vetted.request, _fee(vetted.request, vetted.prices.image)
+    tokens = _prompt_tokens(request, *vetted.entries) or 0
+    bearable = vetted.prices.affordable(tokens, purse.left - fee)
     if bearable is None or bearable < min(_FEWEST_TOKENS, request.max_tokens):
-        cheaper = around.two_priced(request) or around.two_free()
+        cheaper = around.two_priced(request) or around.two_free(request)
         raise OverBudget(
             f"{request.model!r} can cost {vetted.estimate} for this call; {purse.name}, of which {usd(purse.left)} is "
             f"left. Nothing was sent. Ask for less (a shorter prompt, fewer max_tokens)"
             + (f", or use {' or '.join(cheaper)}." if cheaper else ".")
         )
     request = replace(request, max_tokens=bearable)
-    return replace(vetted, request=request, worst=vetted.prices.cost(tokens, bearable), shortened=True)
+    return replace(vetted, request=request, worst=vetted.prices.cost(tokens, bearable) + fee, shortened=True)
 
 
-def _prompt_tokens(request: ChatRequest) -> int:
-    return most_prompt_tokens([encodable(text) for _, text in request.messages])
+def _prompt_tokens(request: ChatRequest, *entries: Model) -> int | None:
+    """The most that any of the `entries` reads for it; None when that has no bound."""
+    if not request.is_bounded:
+        contexts = [entry.context_length for entry in entries if not is_free(entry)]
+        known = [context for context in contexts if context and context > 0]
+        return max(known, default=0) if len(known) == len(contexts) else None
+    around = _AROUND_TOOLS if request.options.tools else 0
+    return most_prompt_tokens([encodable(text) for text in request.texts]) + around
+
+
+def _fee(request: ChatRequest, image: Decimal = Decimal(0)) -> Decimal:
+    """What is paid besides tokens, where a picture costs so much."""
+    pictures = sum(part.kind != "text" for part in request.parts)
+    return _SEARCH_USD * (request.options.web_search or 0) + image * pictures
 
 
 def _costs(entry: Model, request: ChatRequest) -> str:
     """Why a listed model is not free, and what this call could cost."""
     if costs_nothing(entry.pricing):
         return "is priced at zero today but is not a `:free` variant, so its price may change unannounced"
-    bound, tokens = dearest(entry), _prompt_tokens(request)
-    if bound is None:
+    bound, tokens = dearest(entry), _prompt_tokens(request, entry)
+    if bound is None or tokens is None:
         return "has a price that cannot be counted beforehand"
     most = min(request.max_tokens, entry.top_provider.max_completion_tokens or request.max_tokens)
     worst, typical = about_usd(bound.cost(tokens, most)), about_usd(typical_cost(entry, tokens, most))
     return f"costs {per_million(entry)}, which is up to {worst} for this call, typically {typical}"
 
 
-def _free_twin(entry: Model, around: _Around) -> list[str]:
+def _free_twin(entry: Model, request: ChatRequest, around: _Around) -> list[str]:
     twin = around.known.get(entry.id.partition(":")[0] + FREE_SUFFIX)
-    return [twin.id] if twin and is_free(twin) and around.policy.admits(twin.id) else []
+    serves = twin and is_free(twin) and around.policy.admits(twin.id) and choice.can(twin, request)
+    return [twin.id] if twin and serves else []
 
 
 def _ids(ranked: Iterable[Model]) -> list[str]:

@@ -3,76 +3,33 @@
 The shapes: https://openrouter.ai/docs/api-reference/streaming and .../overview.
 """
 
-import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from openrouter_mcp import failures
 from openrouter_mcp.errors import BadReply, OpenRouterMCPError
-from openrouter_mcp.text import encodable, mapping, one_line
+from openrouter_mcp.text import encodable, mapping, number, one_line
 
 _LEAST_USD, _MOST_USD = Decimal("1e-18"), Decimal("1e9")  # beyond these a cost is a mistake
 _MOST_DIGITS = 30
+_MOST_CALLS = 128
+_IMAGE = re.compile(r"data:(image/(?:png|jpeg|webp|gif));base64,([A-Za-z0-9+/]+={0,2})", re.ASCII)
+_MOST_OTHERS = 20  # tokens beside one
 _GENERATION_ID = re.compile(r"[A-Za-z0-9_-]{1,100}", re.ASCII)
 MAX_REPLY_BYTES = 8 * 1024 * 1024
-
-
-# --- what we send ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One question of a conversation and its answer."""
-
-    prompt: str
-    answer: str
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ChatRequest:
-    """One question, after the `history`, oldest turn first. OpenRouter asks `model`, and the `fallbacks` in turn where
-    it fails before its first word."""
+class Call:
+    """A function that a model wants called, with its arguments as the model wrote them: JSON, if all is well."""
 
-    model: str
-    prompt: str
-    fallbacks: tuple[str, ...] = ()
-    system: str = ""
-    history: tuple[Turn, ...] = ()
-    max_tokens: int = 8192
-
-    @property
-    def messages(self) -> list[tuple[str, str]]:
-        """Role and text of each message."""
-        system = [("system", self.system)] if self.system else []
-        turns = [message for turn in self.history for message in (("user", turn.prompt), ("assistant", turn.answer))]
-        return [*system, *turns, ("user", self.prompt)]
-
-
-def fingerprint(request: ChatRequest) -> str:
-    """The same for requests that ask the same in every respect, whatever they may cost."""
-    return hashlib.sha256(chat_body(request, max_price={}, plugins=())).hexdigest()
-
-
-def chat_body(request: ChatRequest, *, max_price: Mapping[str, str], plugins: Sequence[Mapping[str, object]]) -> bytes:
-    """The JSON that leaves: built field by field from an allow-list, never merged from somebody's dict."""
-    body: dict[str, object] = {
-        "model": request.model,  # always sent: without it the account's default model would answer
-        "messages": [{"role": role, "content": encodable(text)} for role, text in request.messages],
-        "max_tokens": request.max_tokens,  # always sent: without it the credit check assumes the model's maximum
-        "stream": True,
-        "provider": {"max_price": dict(max_price)},
-        "plugins": [dict(plugin) for plugin in plugins],
-    }
-    if request.fallbacks:
-        body["models"] = list(request.fallbacks)
-    return json.dumps(body).encode()
-
-
-# --- what comes back ------------------------------------------------------------------------------------------------
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,11 +51,25 @@ class Usage:
 
 
 @dataclass(frozen=True)
+class Image:
+    """A picture that a model made: its type, and its bytes in base64."""
+
+    mime_type: str
+    data: str
+
+
+@dataclass(frozen=True)
 class Event:
-    """What one stream event (or a whole plain reply) says; unset fields say nothing."""
+    """What one stream event (or a whole plain reply) says; unset fields say nothing. `calls` are pieces of calls by
+    their places, `citations` pages by their addresses with their titles."""
 
     text: str = ""
+    refusal: str = ""
     reasoning: str = ""
+    calls: tuple[tuple[int, Call], ...] = ()
+    citations: tuple[tuple[str, str], ...] = ()
+    logprobs: tuple[Json, ...] = ()
+    images: tuple[Image, ...] = ()
     finish_reason: str = ""
     model: str = ""
     provider: str = ""
@@ -128,7 +99,12 @@ def read_event(data: object) -> Event:
     error = mapping(chunk.get("error")) or mapping(choice.get("error"))
     return Event(
         text=_text_of(message.get("content")),
+        refusal=_string(message.get("refusal")),
         reasoning=_string(message.get("reasoning")),
+        calls=_calls(message.get("tool_calls")),
+        citations=_citations(message.get("annotations")),
+        images=_images(message.get("images")),
+        logprobs=tuple(map(_likelihood, _items(mapping(choice.get("logprobs")).get("content")))),
         finish_reason=one_line(choice.get("finish_reason"), 40),
         model=_string(chunk.get("model"))[:200],  # as it is: the guard compares it
         provider=one_line(chunk.get("provider"), 60),
@@ -168,6 +144,50 @@ def _text_of(content: object) -> str:
     if isinstance(content, list):
         return "".join(_string(mapping(part).get("text")) for part in content)
     return _string(content)
+
+
+def _calls(calls: object) -> tuple[tuple[int, Call], ...]:
+    """Whole calls, or pieces of them with the `index` of the call they belong to."""
+    found = []
+    for place, call in enumerate(map(mapping, _items(calls))):
+        index, function = call.get("index", place), mapping(call.get("function"))
+        if isinstance(index, int) and 0 <= index < _MOST_CALLS:
+            name, arguments = _string(function.get("name")), _string(function.get("arguments"))
+            found.append((index, Call(*map(encodable, (_string(call.get("id")), name, arguments)))))
+    return tuple(found)
+
+
+def _citations(annotations: object) -> tuple[tuple[str, str], ...]:
+    """Pages that the answer names: https://openrouter.ai/docs/guides/features/plugins/web-search."""
+    cited = [mapping(mapping(one).get("url_citation")) for one in _items(annotations)]
+    return tuple((url, one_line(one.get("title"), 200)) for one in cited if (url := one_line(one.get("url"), 500)))
+
+
+def _images(images: object) -> tuple[Image, ...]:
+    """Pictures inside the reply itself; addresses of others are not fetched."""
+    urls = [_string(mapping(mapping(one).get("image_url")).get("url")) for one in _items(images)]
+    return tuple(Image(match[1], match[2]) for url in urls if (match := _IMAGE.fullmatch(url)))
+
+
+def _likelihood(token: object) -> Json:
+    """A token's log-probability, and those of the others that might have stood there."""
+    others = _items(mapping(token).get("top_logprobs"))[:_MOST_OTHERS]
+    said = [{"token": encodable(_string(one.get("token"))), "logprob": _logarithm(one)} for one in map(mapping, others)]
+    return {
+        "token": encodable(_string(mapping(token).get("token"))),
+        "logprob": _logarithm(mapping(token)),
+        "top_logprobs": said,
+    }
+
+
+def _logarithm(token: Json) -> float | None:
+    value = token.get("logprob")
+    less = number(-value) if isinstance(value, int | Decimal) else None  # a probability is at most 1
+    return None if less is None else 0.0 - less
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _first(choices: object) -> dict[str, Any]:

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field, replace
 
 import anyio
 
+from openrouter_mcp import forms
 from openrouter_mcp.archive import Entry
 from openrouter_mcp.attempts import Attempts
+from openrouter_mcp.chat import ChatRequest, fingerprint
 from openrouter_mcp.errors import OpenRouterMCPError, Timeout
 from openrouter_mcp.guard import Held
 from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.purse import Purse
 from openrouter_mcp.refusals import MayHaveBeenBilled
 from openrouter_mcp.text import duration
 from openrouter_mcp.transcript import Answer, Draft, failed, progress
-from openrouter_mcp.vetting import Purse
-from openrouter_mcp.wire import ChatRequest, fingerprint
 
 logger = logging.getLogger(__name__)
 _QUICK_S = 1.0
@@ -135,9 +136,10 @@ class Writing:
         in its own time."""
         now = self._wall()
         answer = Answer(id=new_id(), models=(request.model,) if request.model else (), note=note)
+        answer.results = request.options.tool_results or ()
         entry = Entry(
             answer, "", caller, parent, at=now, seen=now, process=self.process, system=request.system,
-            prompt=request.prompt, batch=batch, question="" if prepare else fingerprint(request),
+            prompt=request.said, batch=batch, question="" if prepare else fingerprint(request),
         )  # fmt: skip
         running = Running(entry, Draft(answer), self._clock())
 
@@ -146,9 +148,9 @@ class Writing:
             if prepare:
                 final = await prepare(answer)
                 running.started = self._clock()
-                running.entry = replace(entry, system=final.system, prompt=final.prompt)
+                running.entry = replace(entry, system=final.system, prompt=final.said)
             with anyio.move_on_after(self.waits.answer) as longest:
-                await self._attempts.ask(final, purse, running.draft, held=held, spare=spare)
+                await forms.ask(self._attempts, final, purse, running.draft, held=held, spare=spare)
             running.too_long = longest.cancelled_caught
 
         self._running[answer.id] = running

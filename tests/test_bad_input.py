@@ -32,7 +32,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "ask_model",
         HI | {"max_token": 5},
         "invalid_request",
-        "Unknown argument 'max_token'. Did you mean max_tokens? ask_model takes prompt, model, system, continue_from",
+        "Unknown argument 'max_token'. Did you mean max_tokens? ask_model takes prompt, model, system, ",
     ),
     "argument of nobody": ("check_credits", {"verbose": True}, "invalid_request", "check_credits takes no arguments."),
     "1 model": ("compare_models", HI | {"models": FREE[:1]}, "invalid_request", "models must have 2 or more entries"),

@@ -26,11 +26,11 @@ from test_consent import (
 )
 
 from openrouter_mcp.asgi import web_app
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.cli.serve import _listen
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.sandbox import Fault, Sandbox
 from openrouter_mcp.server import build
-from openrouter_mcp.wire import ChatRequest
 
 MONEY = {"DAILY_BUDGET": "1", "CALL_BUDGET": "0.5", "CONFIRM_ABOVE": "0.05"}  # POLICY, in the environment
 

@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from served import HASTY, MODEL, Served, held_back, says, served
 from support import SETTINGS, ask, opened, until
 
+from openrouter_mcp.chat import ChatRequest, Turn
 from openrouter_mcp.conversation import fitting
 from openrouter_mcp.pricing import most_prompt_tokens
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import tokens
-from openrouter_mcp.wire import ChatRequest, Turn
 
 OLD = "acme/old:free"  # reads 8,192 tokens and writes 2,048
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support import ask, connected, opened
 
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.models import TRAPS
-from openrouter_mcp.wire import ChatRequest
 
 REFUSED = {
     "acme/tiny": "not_free",

@@ -13,17 +13,22 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Low to high: a module may import what stands on its own line or below it.
 LAYERS = (
     {"__init__", "text"},
-    {"pages", "likeness"},
+    {"pages", "likeness", "complaints"},
     {"errors"},
     {"wire", "records", "failures", "refusals", "options", "settings"},
+    {"schemas"},
+    {"chat"},
     {"choice", "retry", "pricing"},
+    {"purse"},
     {"catalog", "ledger"},
     {"vetting"},
     {"audit"},
     {"guard"},
     {"client", "reading"},
     {"transcript"},
+    {"files"},
     {"attempts", "attachments", "conversation"},
+    {"forms"},
     {"archive", "judge"},
     {"plans"},
     {"keeping"},
@@ -51,6 +56,7 @@ MAY_IMPORT = {
 # Who may catch our errors: to try again, to make a row, to keep an older copy, or for the reader at the end.
 MAY_CATCH = {
     "attempts",
+    "forms",  # a mending that fails leaves the answer as it was
     "writing",
     "compare",
     "batch",
@@ -179,7 +185,7 @@ def lines_of_code(path: Path) -> int:
 
 def test_the_whole_stays_within_its_budget() -> None:
     counted = [path for path in MODULES if room_of(name_of(path)) not in {"sandbox", "cli"}]
-    assert sum(map(lines_of_code, counted)) < 5600
+    assert sum(map(lines_of_code, counted)) < 7100
 
 
 @pytest.mark.parametrize("module", OURS)

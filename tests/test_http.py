@@ -8,6 +8,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import anyio
 import httpx2
@@ -93,6 +94,28 @@ async def test_without_a_token_nothing_is_spent_whatever_is_set_and_it_says_so()
             _, record, _ = await ask(client, "check_credits")
             assert record["budget_usd"] == "0"
         assert upstream.sandbox.bill == 0
+
+
+@pytest.mark.parametrize("path", ["/mcp", "/sse"])
+async def test_whoever_reaches_the_port_attaches_none_of_the_users_files(tmp_path: Path, path: str) -> None:
+    (tmp_path / "diary.txt").write_text("My secret diary")
+    with Upstream() as upstream:
+        settings = upstream.settings | {"OPENROUTER_MCP_FILES_DIR": str(tmp_path)}
+        async with open_app(load(settings)) as app, Client(build(app)) as stdio:
+            _, _, is_error = await ask(stdio, prompt="Hi", model="wonka/long:free", attach=["diary.txt"])
+            assert not is_error
+        assert "diary" in str(upstream.sandbox.chats[-1].body)
+        upstream.sandbox.requests.clear()
+        with serving(**settings) as (address, _):
+            async with client_of(address, path, "auto") as client:
+                for attach in ("diary.txt", str(tmp_path / "diary.txt"), f"file://{tmp_path}/diary.txt"):
+                    for tool in ("ask_model", "compare_models"):
+                        text, record, _ = await ask(client, tool, prompt="Hi", attach=[attach])
+                        assert record["code"] == "bad_file"
+                        assert "secret" not in text
+                assert upstream.sandbox.chats == []
+                _, _, is_error = await ask(client, prompt="Hi", attach=["https://a.example/x.png"])
+                assert not is_error
 
 
 @pytest.mark.parametrize("path", ["/mcp", "/sse"])

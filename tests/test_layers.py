@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from mcp import Client
+from served import says
 from support import SETTINGS, ask, connected
 
-from openrouter_mcp import audit, choice, guard, vetting
+from openrouter_mcp import audit, choice, options, vetting
 from openrouter_mcp.pricing import Prices
+from openrouter_mcp.purse import Vetted
 from openrouter_mcp.records import Model
 from openrouter_mcp.sandbox import Sandbox, faults
 from openrouter_mcp.settings import Policy
@@ -35,7 +37,7 @@ def _without_prices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         vetting,
         "_priced",
-        lambda request, entries, _: vetting.Vetted(request, tuple(entries), Prices(), Decimal(0), Decimal(0)),
+        lambda request, entries, _: Vetted(request, tuple(entries), Prices(), Decimal(0), Decimal(0)),
     )
     monkeypatch.setattr(vetting, "_within", lambda vetted, *_: vetted)
 
@@ -43,7 +45,7 @@ def _without_prices(monkeypatch: pytest.MonkeyPatch) -> None:
 def _without_wire(monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenRouter is told neither a limit nor to leave its paid plugins off."""
     monkeypatch.setattr(Prices, "max_price", lambda _: {})
-    monkeypatch.setattr(guard, "_PAID_PLUGINS_OFF", ())
+    monkeypatch.setattr(options, "plugins", lambda _: [])
 
 
 def _without_audit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,6 +170,7 @@ async def test_a_choice_of_ours_that_errs_costs_nothing_at_any_budget(monkeypatc
 # --- every path to OpenRouter's models --------------------------------------------------------------------------------
 
 Walk = Callable[[Client, Sandbox, str], Awaitable[None]]
+TOOLS = [{"type": "function", "function": {"name": "look"}}]
 
 
 def tempting(sandbox: Sandbox, model: str) -> None:
@@ -270,6 +273,43 @@ async def fallbacks(client: Client, sandbox: Sandbox, model: str) -> None:
     await ask(client, prompt="Hi")
 
 
+async def fallbacks_named(client: Client, _: Sandbox, model: str) -> None:
+    await ask(client, prompt="Hi", model="globex/large:free", options={"fallbacks": ["acme/tiny:free", model]})
+
+
+async def fallbacks_named_for_nothing(client: Client, _: Sandbox, model: str) -> None:
+    rare = {"fallbacks": [model]}
+    await ask(client, prompt="Hi", model="globex/large:free", options=rare, max_cost_usd=0)
+
+
+async def compared_with_options(client: Client, _: Sandbox, model: str) -> None:
+    rare = {"tools": TOOLS, "provider": {"max_price": {"prompt": 1000, "completion": 1000}}, "cache": "1h"}
+    await ask(client, "compare_models", prompt="Hi", models=[model, "globex/large:free"], options=rare)
+
+
+async def tool_results(client: Client, _: Sandbox, model: str) -> None:
+    """A free model calls a tool, and another is to read what came of it."""
+    rare = {"tools": TOOLS, "tool_choice": "required"}
+    record = (await ask(client, prompt="Hi", model="globex/large:free", options=rare))[1]
+    made = [{"tool_call_id": call["id"], "content": "Nothing."} for call in record["tool_calls"]]
+    go_on: dict[str, Any] = {
+        "prompt": "",
+        "continue_from": record["id"],
+        "options": {"tools": TOOLS, "tool_results": made},
+    }
+    await ask(client, **go_on | {"model": model})
+    await ask(client, **go_on | {"options": go_on["options"] | {"fallbacks": [model]}})
+    await ask(client, **go_on)
+
+
+async def mended(client: Client, sandbox: Sandbox, model: str) -> None:
+    """The answer does not follow its schema, and by the time that it is mended another model is the best by far."""
+    sandbox.fail(says("no JSON"))
+    await ask(client, "list_free_models")
+    tempting(sandbox, model)
+    await ask(client, prompt="Hi", schema={"type": "object"})
+
+
 # Whoever adds a way to ask a model adds its row: the way, what the server may spend, whether the model is its default
 # too, and how many requests leave: free ones, so that the row shows that it got as far as sending.
 PATHS: dict[str, tuple[Walk, Policy, bool, int]] = {
@@ -292,6 +332,11 @@ PATHS: dict[str, tuple[Walk, Policy, bool, int]] = {
     "a second try": (second_try, BUDGETED, False, 2),
     "a second try after a rise": (second_try_after_a_rise, FREE_ONLY, False, 1),
     "fallbacks": (fallbacks, FREE_ONLY, False, 2),
+    "options.fallbacks": (fallbacks_named, FREE_ONLY, False, 0),
+    "options.fallbacks, max_cost_usd 0": (fallbacks_named_for_nothing, BUDGETED, False, 0),
+    "compare_models, options": (compared_with_options, FREE_ONLY, False, 1),
+    "options.tool_results": (tool_results, FREE_ONLY, False, 2),
+    "mending": (mended, BUDGETED, False, 2),
 }
 NOT_FREE = (
     "acme/tiny",

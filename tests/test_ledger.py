@@ -22,6 +22,7 @@ from mcp import Client
 from support import CANARY, SETTINGS, Time, ask, connected, opened
 
 from openrouter_mcp.app import open_app
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.errors import (
     DailyQuota,
     MinuteQuota,
@@ -41,7 +42,6 @@ from openrouter_mcp.records import FreeRequests, KeyInfo
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.transport import StreamingTransport
 from openrouter_mcp.server import build
-from openrouter_mcp.wire import ChatRequest
 
 MIDNIGHT = 20_000.0 * DAY_S
 NOON = MIDNIGHT + DAY_S / 2

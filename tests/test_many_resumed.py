@@ -26,6 +26,7 @@ from test_consent import Person
 from openrouter_mcp import plans
 from openrouter_mcp.app import App
 from openrouter_mcp.archive import Archive
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.ledger import promises
 from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.plans import Plan, State
@@ -35,7 +36,6 @@ from openrouter_mcp.server import build
 from openrouter_mcp.settings import Policy, Settings
 from openrouter_mcp.text import encodable
 from openrouter_mcp.transcript import Answer
-from openrouter_mcp.wire import ChatRequest
 
 STALLS = Fault(then="stall", after_tokens=2)
 FREE: dict[str, Any] = {"prompts": tasks(9), "model": MODEL}

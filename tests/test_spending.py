@@ -16,6 +16,7 @@ import pytest
 from mcp import Client
 from support import SETTINGS, Time, ask, connected, opened
 
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.ledger import money, spending
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.money import Charge, Spent
@@ -28,7 +29,7 @@ from openrouter_mcp.sandbox import Fault, Sandbox
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Policy
 from openrouter_mcp.transcript import Draft
-from openrouter_mcp.wire import ChatRequest, Usage
+from openrouter_mcp.wire import Usage
 
 # A disk in memory where there is one: that money waits for the disk is tested once, and costs milliseconds each time.
 RAM = next((str(path) for path in (Path("/dev/shm"),) if path.is_dir()), None)  # noqa: S108

@@ -37,7 +37,7 @@ async def test_the_tools_and_their_size_are_those_of_the_snapshot(era: str) -> N
         SNAPSHOT.write_text(json.dumps({"o200k_tokens": tokens, "tools": tools}, indent=1, ensure_ascii=False) + "\n")
         pytest.fail("the snapshot was missing and has been written; read it and run again")
     assert json.loads(SNAPSHOT.read_text()) == {"o200k_tokens": tokens, "tools": tools}
-    assert tokens < 1400
+    assert tokens < 1800
 
 
 async def test_each_tool_says_in_one_short_line_what_it_does_and_then_what_it_costs() -> None:
@@ -69,7 +69,7 @@ async def test_every_client_can_read_the_schemas() -> None:
         assert schema["additionalProperties"] is False
         assert not re.search(r'"(\$ref|\$defs|anyOf|oneOf|allOf|title)"|null', json.dumps(schema)), tool.name
         for name, field in schema["properties"].items():
-            assert field["type"] in {"string", "integer", "number", "boolean", "array"}, name
+            assert field["type"] in {"string", "integer", "number", "boolean", "array", "object"}, name
             assert field["description"], name
 
 

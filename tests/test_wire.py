@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrouter_mcp import records
+from openrouter_mcp.chat import ChatRequest, chat_body
 from openrouter_mcp.errors import BadReply, Blocked, NoProvider, TooLarge, Upstream
 from openrouter_mcp.reading import Lines
 from openrouter_mcp.sandbox.models import catalogue
 from openrouter_mcp.text import encodable
-from openrouter_mcp.wire import ChatRequest, Event, Usage, chat_body, read_event, read_json
+from openrouter_mcp.wire import Call, Event, Usage, read_event, read_json
 
 # --- lines ----------------------------------------------------------------------------------------------------------
 
@@ -95,7 +96,8 @@ NAMED = Event(model="acme/tiny", generation_id="gen-1")
                                                "completion_tokens_details": None}},
                      Event(usage=Usage()), id="odd usage"),
         pytest.param({"choices": [], "debug": {"echo_upstream_body": {}}}, Event(), id="debug chunk"),
-        pytest.param({"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]}, Event(), id="tool call"),
+        pytest.param({"choices": [{"delta": {"tool_calls": [{"index": 0}]}}]}, Event(calls=((0, Call()),)),
+                     id="tool call"),
         *(pytest.param(odd, Event(), id=f"garbage {odd!r}") for odd in GARBAGE),
     ],
 )  # fmt: skip
@@ -204,7 +206,7 @@ def test_keep_alive_newlines_before_a_body_do_no_harm() -> None:
 @given(model=TEXT, prompt=TEXT, system=TEXT, max_tokens=st.integers(1, 10**6))
 def test_the_body_holds_exactly_the_allowed_fields(model: str, prompt: str, system: str, max_tokens: int) -> None:
     request = ChatRequest(model, prompt, system=system, max_tokens=max_tokens)
-    body = json.loads(chat_body(request, max_price={"prompt": "0"}, plugins=[{"id": "web", "enabled": False}]))
+    body = json.loads(chat_body(request, max_price={"prompt": "0"}))
     instruction = [{"role": "system", "content": encodable(system)}] if system else []
     assert body == {
         "model": model,
@@ -212,7 +214,7 @@ def test_the_body_holds_exactly_the_allowed_fields(model: str, prompt: str, syst
         "max_tokens": max_tokens,
         "stream": True,
         "provider": {"max_price": {"prompt": "0"}},
-        "plugins": [{"id": "web", "enabled": False}],
+        "plugins": [{"id": "web", "enabled": False}, {"id": "fusion", "enabled": False}],
     }
 
 

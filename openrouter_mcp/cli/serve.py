@@ -38,7 +38,7 @@ async def serve(
     offered = transports or TRANSPORTS
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
-        settings = replace(settings, caller=_WHOEVER)
+        settings = replace(settings, caller=_WHOEVER, files=())  # nor read the user's files
         if settings.policy.daily_budget:  # any process of this machine could spend it
             settings = replace(settings, policy=settings.policy.without_money())
             print("openrouter-mcp: over HTTP without a token the budget is $0: free models only", file=sys.stderr)

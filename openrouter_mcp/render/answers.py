@@ -21,19 +21,22 @@ def answer(view: View) -> Reply:
     """A warning if there is one, the text, a mark where it is not whole, a footer line, and how to read on."""
     answer = view.answer
     facts = pieces.record(answer) | {"page": view.page, "pages": view.pages}
+    facts |= pieces.parsed(answer, [view.text] if view.pages == 1 else [])
     if answer.code:
         left = f" ({answer.allowance})" if answer.allowance else ""
         return Reply(answer.problem + left, facts, is_error=True)
     first, last = view.page == 1, view.page == view.pages
     parts = [
-        f"[warning: {answer.warning}]" if answer.warning and first else "",
+        *(pieces.marks(answer) if first else []),
+        pieces.reasoning(answer) if first else "",
         view.text,
+        *(pieces.around(answer) if last else []),
         f"[incomplete: {answer.problem}]" if answer.problem and (first or last) else "",
         f"[note: {answer.note}]" if answer.note and first else "",
         _still_writing(view) if answer.running else f"[{pieces.footer(answer)}]" if first else "",
         "" if last else f"[page {view.page} of {view.pages}; {pieces.read(answer, page=view.page + 1)} has the next]",
     ]
-    return Reply("\n\n".join(filter(None, parts)), facts)
+    return Reply("\n\n".join(filter(None, parts)), facts, images=view.images)
 
 
 def answers(listed: Sequence[Listed], batches: Sequence[tuple[Kept, float]] = ()) -> Reply:

@@ -33,7 +33,10 @@ def batch(found: Batch) -> Reply:
         if found.page < found.pages
         else "",
     ]
-    rows = [pieces.record(draft.answer) | {"prompt": place + 1} for place, draft in shown.items()]
+    rows = [
+        pieces.record(draft.answer) | pieces.parsed(draft.answer, list(draft.text)) | {"prompt": place + 1}
+        for place, draft in shown.items()
+    ]
     record = pieces.batch_record(kept) | {"status": status, "page": found.page, "pages": found.pages, "rows": rows}
     record |= {"to_go_s": None if found.to_go is None else round(found.to_go)} | ({"code": code} if code else {})
     return Reply("\n\n".join(filter(None, parts)), record, is_error=bool(code))

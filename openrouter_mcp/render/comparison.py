@@ -26,7 +26,8 @@ def comparison(drafts: Sequence[Draft], judged: Judged | None = None) -> Reply:
     asked = [*rows, judged.draft.answer] if judged else rows
     if allowances := [answer.allowance for answer in asked if answer.allowance]:
         text += f"\n\n[{allowances[-1]}]"
-    records = {"rows": [pieces.record(row) for row in rows]} | ({"judge": ruling} if judged else {})
+    each = [pieces.record(draft.answer) | pieces.parsed(draft.answer, list(draft.text)) for draft in drafts]
+    records = {"rows": each} | ({"judge": ruling} if judged else {})
     if not all(row.code for row in rows):
         return Reply(text, {"status": "running" if any(answer.running for answer in asked) else "complete", **records})
     codes = {row.code for row in rows}

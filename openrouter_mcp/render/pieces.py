@@ -1,11 +1,26 @@
 """What results about answers are made of."""
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from openrouter_mcp.pages import PAGE
 from openrouter_mcp.plans import Kept, State
-from openrouter_mcp.text import duration, one_line, usd
+from openrouter_mcp.schemas import bare
+from openrouter_mcp.text import clean, duration, encodable, one_line, usd
 from openrouter_mcp.transcript import Answer, Draft
 
 _BATCH_STATUS = {State.OPEN: "running", State.DONE: "complete", State.STOPPED: "cancelled"}
 HEAD = ["model", "outcome", "seconds", "tokens", "tokens/s", "cost", "id"]
+
+
+def parsed(answer: Answer, pages: Sequence[str]) -> dict[str, object]:
+    """The value of an answer that follows its schema, if it has one and is not longer than a page."""
+    follows = answer.checked and not answer.invalid and not answer.running
+    if not follows or len(pages) != 1:
+        return {}
+    value = json.loads(bare(pages[0]))
+    return {"parsed": json.loads(encodable(json.dumps(value, ensure_ascii=False)))}  # halves of characters are no text
 
 
 def record(answer: Answer) -> dict[str, object]:
@@ -18,7 +33,7 @@ def record(answer: Answer) -> dict[str, object]:
     }
     if answer.code:
         return facts | {"code": answer.code, "retry_after_s": answer.retry_after_s}
-    return facts | {
+    facts |= {
         "provider": answer.provider,
         "generation_id": answer.generation_id,
         "finish_reason": answer.finish_reason,
@@ -27,15 +42,63 @@ def record(answer: Answer) -> dict[str, object]:
         "reasoning_tokens": answer.usage.reasoning_tokens,
         "cost_usd": None if answer.cost is None else f"{answer.cost:f}",
         "seconds": round(answer.seconds, 3),
-        **({"warning": answer.warning} if answer.warning else {}),
-        **({"age_s": round(answer.age_s)} if answer.age_s is not None else {}),
     }
+    rare = {
+        "warning": answer.warning,
+        "refused": answer.refused,
+        "tool_calls": [asdict(call) for call in answer.calls],
+        "citations": [{"url": url, "title": title} for url, title in answer.citations],
+        "logprobs": answer.logprobs,
+    }
+    if answer.checked:
+        facts |= {"valid": not answer.invalid} | ({"invalid": answer.invalid} if answer.invalid else {})
+    age = {} if answer.age_s is None else {"age_s": round(answer.age_s)}
+    return facts | age | {name: value for name, value in rare.items() if value}
 
 
 def read(answer: Answer, *, page: int = 1) -> str:
     """The call that reads it."""
     which = f", page={page}" if page > 1 else ""
     return f'read_answer(id="{answer.id}"{which})'
+
+
+def marks(answer: Answer) -> list[str]:
+    """What is to be known before the text is read."""
+    return [
+        f"[warning: {answer.warning}]" if answer.warning else "",
+        f"[NOT VALID for the schema: {answer.invalid}]" if answer.invalid else "",
+    ]
+
+
+def reasoning(answer: Answer, most: int = PAGE) -> str:
+    """What the model thought before it answered, where that is wanted."""
+    said = answer.reasoning.strip()
+    return f"[reasoning]\n{said[:most]}\n[end of the reasoning]" if said else ""
+
+
+def around(answer: Answer) -> list[str]:
+    """What comes with a text: a refusal's mark, the pages it cites, the tools it wants called."""
+    cited = [f"[{place}] {title or url}: {url}" for place, (url, title) in enumerate(answer.citations, 1)]
+    calls = [
+        f"{one_line(call.name, 64)}({_on_one_line(call.arguments)}), id {one_line(call.id, 200)}"
+        for call in answer.calls
+    ]
+    carry_on = (
+        "[the model wants these tools called. Nothing was run: call them if you see fit, and go on with "
+        f'ask_model(continue_from="{answer.id}", options={{"tools": ..., "tool_results": [{{"tool_call_id": ..., '
+        '"content": ...}]})]'
+    )
+    return [
+        "[the model refused]" if answer.refused else "",
+        "\n".join(["Sources:", *cited]) if cited else "",
+        "\n".join(["Tool calls:", *calls, carry_on]) if calls and not answer.running else "",
+    ]
+
+
+def _on_one_line(arguments: str) -> str:
+    """JSON means the same without its line breaks; what is too long for a page stands in the record."""
+    line = " ".join(clean(arguments[: PAGE + 1]).splitlines())
+    return line if len(line) <= PAGE else f"{line[:PAGE]}... cut here, the record has all"
 
 
 def section(draft: Draft, share: int) -> str:
@@ -46,9 +109,11 @@ def section(draft: Draft, share: int) -> str:
     if answer.code:
         return answer.problem
     parts = [
-        f"[warning: {answer.warning}]" if answer.warning else "",
+        *marks(answer),
+        reasoning(answer, share // 2),
         text[:share].rstrip(),
         f"[cut here; {read(answer)} has all {draft.text.size} characters]" if is_cut else "",
+        *around(answer),
         f"[incomplete: {answer.problem}]" if answer.problem else "",
         f"[note: {answer.note}]" if answer.note else "",
         f"[still writing; {read(answer)} waits for more]" if answer.running else "",

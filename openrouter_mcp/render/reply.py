@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from openrouter_mcp.wire import Image
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -11,6 +13,7 @@ class Reply:
     text: str
     record: dict[str, object] = field(default_factory=dict)
     is_error: bool = False
+    images: Sequence[Image] = ()
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:

@@ -156,6 +156,8 @@ def _json(body: Json) -> str | None:
 def instance(schema: Json, root: Json | None = None, depth: int = 0) -> object:
     """A small value that is valid for a JSON schema of the ordinary kind (no patterns)."""
     root = schema if root is None else root
+    if depth > 50:  # it refers to itself for ever
+        return None
     if "$ref" in schema:
         target = functools.reduce(lambda part, step: part[step], schema["$ref"].split("/")[1:], root)
         return instance(target, root, depth + 1)

@@ -72,6 +72,12 @@ def endpoints(catalog: list[Json], name: str, *, measured: bool) -> Reply:
     return data(shown | {"endpoints": offers})
 
 
+def zero_retention(catalog: list[Json]) -> Reply:
+    """GET /endpoints/zdr: here, whoever is paid retains nothing."""
+    strict = [row for row in catalog if row.get("pricing") and "architecture" in row and not is_free(row)]
+    return data([_endpoint(row, measured=False) for row in strict])
+
+
 def _endpoint(row: Json, *, measured: bool) -> Json:
     vendor = row["id"].lstrip("~").split("/")[0]
     top = row.get("top_provider") or {}

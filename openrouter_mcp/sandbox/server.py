@@ -183,6 +183,8 @@ def _route(sandbox: Sandbox, received: Received) -> Reply:
             return listing.endpoints(catalog, f"{author}/{slug}", measured=not _key(sandbox, received))
         case ["providers"]:
             return listing.providers(catalog)
+        case ["endpoints", "zdr"]:
+            return listing.zero_retention(catalog)
     return _private(sandbox, received)
 
 

@@ -1,7 +1,7 @@
 """The arguments that tools share: what the SDK hands in, and the fields a model fills."""
 
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import Context, Resolve
 from pydantic import Field, WithJsonSchema
@@ -37,3 +37,21 @@ MaxCost = Annotated[
     WithJsonSchema({"type": "number", "minimum": 0}),
 ]
 ContinueFrom = Annotated[str, Field(description="Id of an answer to go on from: its whole conversation is sent along.")]
+# What is in it stands in a resource, not in the schema, which is sent along with every conversation.
+RareOptions = Annotated[
+    dict[str, Any] | None,
+    Field(
+        description="Rare fields: temperature, seed, stop, reasoning_effort, fallbacks, provider, tools, ...; "
+        "openrouter://options has all, an error names the nearest."
+    ),
+    WithJsonSchema({"type": "object"}),
+]
+Form = Annotated[
+    dict[str, Any] | None,
+    Field(description="JSON Schema the answer must follow; {}: any JSON object. It is checked, and mended once."),
+    WithJsonSchema({"type": "object"}),
+]
+Attach = Annotated[
+    tuple[str, ...],
+    Field(max_length=16, description="Paths in the user's folder for files, or https addresses of pictures and PDFs."),
+]

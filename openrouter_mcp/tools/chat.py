@@ -1,16 +1,25 @@
 """Asking: one model, several at once, or one many things."""
 
-from decimal import Decimal
 from typing import Annotated
 
 from pydantic import Field
 
 from openrouter_mcp import compare, render
 from openrouter_mcp.render import Reply
-from openrouter_mcp.tools.arguments import ContinueFrom, CurrentApp, CurrentWatch, MaxCost, MaxTokens, Prompt, System
+from openrouter_mcp.tools.arguments import (
+    Attach,
+    ContinueFrom,
+    CurrentApp,
+    CurrentWatch,
+    Form,
+    MaxCost,
+    MaxTokens,
+    Prompt,
+    RareOptions,
+    System,
+)
 from openrouter_mcp.tools.consent import AgreedToAsk, AgreedToAskMany, AgreedToCompare
-from openrouter_mcp.tools.requests import many, question
-from openrouter_mcp.wire import ChatRequest
+from openrouter_mcp.tools.requests import base_request, for_default, question, require_single
 
 
 async def ask_model(
@@ -21,9 +30,12 @@ async def ask_model(
     prompt: Prompt,
     model: Annotated[str, Field(description="An id; omitted: the best free ones right now.")] = "",
     system: System = "",
+    schema: Form = None,
+    attach: Attach = (),
     continue_from: ContinueFrom = "",
     max_tokens: MaxTokens = 8192,
     max_cost_usd: MaxCost = None,
+    options: RareOptions = None,
 ) -> Reply:
     """Ask another AI model and get its answer.
 
@@ -32,15 +44,11 @@ async def ask_model(
     What takes too long comes later: read_answer waits for it.
     """
     app.client.require_key()
-    asked = await question(
-        app,
-        prompt=prompt,
-        model=model,
-        system=system,
-        max_tokens=max_tokens,
-        continue_from=continue_from,
-        max_cost=max_cost_usd,
-    )
+    request = await base_request(
+        app, model=model, prompt=prompt, system=system, schema=schema, attach=attach, max_tokens=max_tokens,
+        options=options,
+    )  # fmt: skip
+    asked = await question(app, request, continue_from=continue_from, max_cost=max_cost_usd)
     caller = app.settings.caller
     if kept := await app.answers.repeated(asked.request, caller):
         return render.answer(app.answers.view(kept))
@@ -64,8 +72,11 @@ async def compare_models(
     ] = (),
     judge: Annotated[str, Field(description="Id of a model that ranks the answers blind.")] = "",
     system: System = "",
+    schema: Form = None,
+    attach: Attach = (),
     max_tokens: MaxTokens = 8192,
     max_cost_usd: MaxCost = None,
+    options: RareOptions = None,
 ) -> Reply:
     """Ask 2 to 8 models the same thing at once and see their answers side by side.
 
@@ -73,9 +84,12 @@ async def compare_models(
     if one must try again; priced ones cost money within the user's budget. A model that fails is a row, not an error.
     """
     app.client.require_key()  # one error, not one a row
-    request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
+    request = await base_request(
+        app, prompt=prompt, system=system, schema=schema, max_tokens=max_tokens, options=options, attach=attach
+    )
+    require_single(request)
     named = app.guard.purse(max_cost_usd, agreed=agreed)
-    purse = named if models else app.guard.purse(Decimal(0))  # money is spent on what was named, and on nothing else
+    purse = named if models else app.guard.nothing()
     chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard, request)
     caller = app.settings.caller
     rows, judged = await compare.compare(
@@ -94,6 +108,7 @@ async def ask_many(
     ],
     model: Annotated[str, Field(description="An id; omitted: the best free ones right now.")] = "",
     system: System = "",
+    schema: Form = None,
     max_tokens: MaxTokens = 8192,
     max_cost_usd: MaxCost = None,
 ) -> Reply:
@@ -104,7 +119,8 @@ async def ask_many(
     read_answer(id) shows how far it is and the answers in order.
     """
     app.client.require_key()
-    request = many(app, model=model, system=system, max_tokens=max_tokens, max_cost=max_cost_usd)
+    request = await base_request(app, model=model, system=system, schema=schema, max_tokens=max_tokens)
+    request = for_default(app, request, max_cost_usd)
     purse = app.guard.purse(max_cost_usd, agreed=agreed)
     caller = app.settings.caller
     id_ = await app.batches.begin(request, prompts, purse, max_cost=max_cost_usd, agreed=agreed, caller=caller)

@@ -14,15 +14,16 @@ from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Cont
 from pydantic import BaseModel, Field
 
 from openrouter_mcp.app import App
+from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.compare import THREE, require_distinct, vet_all
 from openrouter_mcp.judge import longest_question
+from openrouter_mcp.purse import Vetted, in_words
 from openrouter_mcp.records import FREE_ROUTER
 from openrouter_mcp.refusals import Declined
+from openrouter_mcp.schemas import Json
 from openrouter_mcp.text import one_line, usd
 from openrouter_mcp.tools.arguments import CurrentApp
-from openrouter_mcp.tools.requests import many, question
-from openrouter_mcp.vetting import Vetted, in_words
-from openrouter_mcp.wire import ChatRequest
+from openrouter_mcp.tools.requests import base_request, for_default, question
 
 _PURPOSE = 200  # characters of the prompt
 
@@ -39,23 +40,22 @@ async def cost_of_asking(
     prompt: str,
     model: str,
     system: str,
+    schema: Json | None,
+    attach: tuple[str, ...],
     continue_from: str,
     max_tokens: int,
     max_cost_usd: Decimal | None,
+    options: Json | None,
 ) -> list[Vetted]:
     """What is to be asked about for `ask_model`; nothing when nobody needs to be."""
     purse = app.guard.purse(max_cost_usd)
     if purse.agreed is None or purse.limit <= purse.agreed:
         return []
-    asked = await question(
-        app,
-        prompt=prompt,
-        model=model,
-        system=system,
-        max_tokens=max_tokens,
-        continue_from=continue_from,
-        max_cost=max_cost_usd,
-    )
+    request = await base_request(
+        app, model=model, prompt=prompt, system=system, schema=schema, attach=attach, max_tokens=max_tokens,
+        options=options,
+    )  # fmt: skip
+    asked = await question(app, request, continue_from=continue_from, max_cost=max_cost_usd)
     return await _above_limit(
         app, [asked.request] if asked.request.model not in ("", FREE_ROUTER) else [], max_cost_usd
     )
@@ -68,12 +68,17 @@ async def cost_of_comparing(
     models: tuple[str, ...],
     judge: str,
     system: str,
+    schema: Json | None,
+    attach: tuple[str, ...],
     max_tokens: int,
     max_cost_usd: Decimal | None,
+    options: Json | None,
 ) -> list[Vetted]:
     """The same for `compare_models`."""
     require_distinct(models)
-    request = ChatRequest(model="", prompt=prompt, system=system, max_tokens=max_tokens)
+    request = await base_request(
+        app, prompt=prompt, system=system, schema=schema, max_tokens=max_tokens, options=options, attach=attach
+    )
     requests = [replace(request, model=model) for model in models]
     if judge:
         requests.append(longest_question(judge, request, len(models) or THREE))
@@ -87,11 +92,13 @@ async def cost_of_asking_many(
     prompts: tuple[str, ...],
     model: str,
     system: str,
+    schema: Json | None,
     max_tokens: int,
     max_cost_usd: Decimal | None,
 ) -> list[Vetted]:
     """The same for `ask_many`."""
-    request = many(app, model=model, system=system, max_tokens=max_tokens, max_cost=max_cost_usd)
+    request = await base_request(app, model=model, system=system, schema=schema, max_tokens=max_tokens)
+    request = for_default(app, request, max_cost_usd)
     asked = request.model not in ("", FREE_ROUTER)
     requests = [replace(request, prompt=prompt) for prompt in dict.fromkeys(prompts)] if asked else []
     return await _above_limit(app, requests, max_cost_usd)
