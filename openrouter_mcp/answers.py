@@ -87,10 +87,11 @@ class Answers:
     async def repeated(self, request: ChatRequest, caller: str = "") -> Draft | None:
         """The whole answer that `caller` got to the very same request lately, where the user wants that: it costs
         nothing."""
-        if not self._repeat_s:
+        question = fingerprint(request) if self._repeat_s else ""
+        if not question:
             return None
         since = self._wall() - self._repeat_s
-        for entry in await self._keeping.same(fingerprint(request), await self._ledger.owners(), caller, since):
+        for entry in await self._keeping.same(question, await self._ledger.owners(), caller, since):
             if entry.answer.status == "complete" and not entry.answer.warning and not entry.answer.invalid:
                 return await self.draft(_again(entry.answer, self._wall() - entry.at))
         return None

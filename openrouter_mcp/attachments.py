@@ -32,6 +32,7 @@ _SUFFIXES = {
 }
 _IN_WORDS = {"image": "picture", "audio": "sound", "file": "PDF"}
 _PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
+_OVER_HTTP = "Files are not sent over HTTP; https addresses of pictures and PDFs can be attached."
 _NO_FOLDER = (
     "There is no folder that files may be sent from. Tell the user that OPENROUTER_MCP_FILES_DIR names one; https "
     "addresses of pictures and PDFs can be attached without."
@@ -66,7 +67,7 @@ def _linked(url: str) -> Part:
 
 def _read(path: str, settings: Settings) -> Part:
     if not settings.files:
-        raise BadFile(_NO_FOLDER)
+        raise BadFile(_OVER_HTTP if settings.caller else _NO_FOLDER)
     secrets = [found for found in (settings.key_file, settings.state_dir) if found]
     content = read(path, settings.files, secrets, most=_MOST_OTHER)
     name = _named(path)

@@ -16,6 +16,7 @@ from openrouter_mcp.text import encodable
 from openrouter_mcp.wire import Call
 
 Json = dict[str, Any]
+_MOST_TOLD = 1024 * 1024  # bytes
 _NO_FLOOR: Mapping[str, object] = {}
 
 
@@ -124,7 +125,10 @@ def _answered(turn: Turn) -> Json:
 
 
 def fingerprint(request: ChatRequest) -> str:
-    """The same for requests that ask the same in every respect, whatever they may cost."""
+    """The same for requests that ask the same in every respect, whatever they may cost; empty for one with so much
+    attached that telling would take longer than it is worth."""
+    if sum(part.size for part in request.parts) > _MOST_TOLD:
+        return ""
     shown = b"with its reasoning" * request.options.show_reasoning
     return hashlib.sha256(chat_body(request, max_price={}) + shown).hexdigest()
 

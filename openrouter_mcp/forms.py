@@ -39,7 +39,7 @@ async def ask(
     await _check(draft, schema)
     if not answer.invalid or answer.invalid.startswith(UNCHECKABLE):
         return
-    if answer.problem or draft.text.size > PAGE:  # cut off, or too long to be sent along
+    if answer.refused or answer.problem or draft.text.size > PAGE:  # cut off, or too long to be sent along
         return
     await _mend(attempts, request, purse, draft, note=note, spare=spare)
 

@@ -23,6 +23,9 @@ _MOST_READ = 100  # of what is wrong
 _DEEPEST = 64  # a schema of tools; serializers and providers give up at some depth
 Json = dict[str, Any]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=100)], ...], Field(min_length=1, max_length=30)]
+Quantization = Literal[
+    "int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32", "unknown"
+]  # fmt: skip
 Usd = Annotated[Decimal, Field(ge=0, allow_inf_nan=False, max_digits=20)]
 
 
@@ -65,18 +68,9 @@ class Provider(_Strict):
         None, description="deny: only providers that neither keep nor train on prompts"
     )
     zdr: bool | None = Field(None, description="true: only providers that retain nothing")
-    quantizations: (
-        Annotated[
-            tuple[
-                Literal[
-                    "int4", "int8", "fp4", "mxfp4", "nvfp4", "fp6", "fp8", "mxfp8", "fp16", "bf16", "fp32", "unknown"
-                ],
-                ...,
-            ],
-            Field(min_length=1),
-        ]
-        | None
-    ) = Field(None, description="only these precisions")
+    quantizations: Annotated[tuple[Quantization, ...], Field(min_length=1)] | None = Field(
+        None, description="only these precisions"
+    )
     sort: Literal["price", "throughput", "latency", "exacto"] | None = Field(
         None, description="which provider first: cheapest, fastest, quickest to begin, best at tools"
     )
@@ -182,6 +176,11 @@ class Options(_Strict):
         None, description="with continue_from: what the calls of that answer came to"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        return {name: one for name, one in value.items() if one is not None} if isinstance(value, dict) else value
+
     @model_validator(mode="after")
     def _together(self) -> "Options":
         if self.top_logprobs is not None and not self.logprobs:
@@ -216,10 +215,8 @@ class Options(_Strict):
 
 NONE = Options.model_validate({})
 # Not sent under their own names.
-_SENT_OTHERWISE = frozenset(
-    {"reasoning_effort", "show_reasoning", "fallbacks", "provider", "compress", "web_search", "cache", "session"}
-    | {"tool_results"}
-)
+_SENT_OTHERWISE = {"reasoning_effort", "show_reasoning", "fallbacks", "provider", "compress", "web_search", "cache",
+                   "session", "tool_results"}  # fmt: skip
 
 
 def read(value: Json) -> Options:
@@ -236,7 +233,7 @@ def read(value: Json) -> Options:
 
 def fields(options: Options) -> Json:
     """The fields of the request's body that say so, but for `provider`, `plugins` and `models`."""
-    said = options.model_dump(mode="json", exclude=set(_SENT_OTHERWISE), exclude_none=True)
+    said = options.model_dump(mode="json", exclude=_SENT_OTHERWISE, exclude_none=True)
     if options.reasoning_effort is not None:
         said["reasoning"] = {"effort": options.reasoning_effort}
     if options.cache:

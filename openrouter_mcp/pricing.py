@@ -64,7 +64,7 @@ def _prices(pricing: Mapping[str, object]) -> list[tuple[str, object]]:
 @dataclass(frozen=True)
 class Prices:
     """The dearest a request can meet, in USD: for a token in, a token out, the request itself, an image, a unit of
-    audio. The last two are for OpenRouter's limit alone; nothing but text is sent."""
+    audio. What is attached is counted besides."""
 
     prompt: Decimal = Decimal(0)
     completion: Decimal = Decimal(0)

@@ -38,6 +38,7 @@ _SEARCH_USD = Decimal("0.02")
 # Tokens that a provider adds, and charges, to explain tools to its model, some hundreds with Anthropic:
 # https://docs.anthropic.com/en/docs/agents-and-tools/tool-use/overview#pricing
 _AROUND_TOOLS = 1024
+_CACHE = "input_cache_write"
 _INSTEAD_OF_SUFFIX = {
     "online": '{"web_search": 5}',
     "nitro": '{"provider": {"sort": "throughput"}}',
@@ -196,6 +197,8 @@ def _priced(request: ChatRequest, entries: Iterable[Model], around: _Around) -> 
             raise NotFree(entry.id, reason, around.purse.name, around.two_free(request))
         if bound is None:
             raise around.refusal(entry.id, "is listed with a price that cannot be counted beforehand", request)
+        if request.options.cache == "1h" and _CACHE in entry.pricing and f"{_CACHE}_1h" not in entry.pricing:
+            raise InvalidRequest(f'{entry.id!r} lists no price for a cache of 1h. Use options {{"cache": "5m"}}.')
         prices = prices.or_dearer(bound)
         typical = max(typical, typical_cost(entry, tokens, request.max_tokens))
     fee = _fee(request, prices.image)

@@ -113,6 +113,7 @@ async def test_whoever_reaches_the_port_attaches_none_of_the_users_files(tmp_pat
                         text, record, _ = await ask(client, tool, prompt="Hi", attach=[attach])
                         assert record["code"] == "bad_file"
                         assert "secret" not in text
+                        assert "FILES_DIR" not in text  # it names no folder that would do here
                 assert upstream.sandbox.chats == []
                 _, _, is_error = await ask(client, prompt="Hi", attach=["https://a.example/x.png"])
                 assert not is_error

@@ -87,7 +87,7 @@ async def test_what_another_process_writes_is_listed_read_and_waited_for(sandbox
     gate = held_back(sandbox)
     async with (
         served(sandbox, settings=kept, waits=BUSY) as here,
-        served(sandbox, settings=kept, waits=BUSY) as there,
+        served(sandbox, settings=kept, waits=BUSY, at=here.at) as there,
     ):
         _, record, _ = await here.ask()
         text, record = await said_so_far(there, record["id"])
@@ -107,7 +107,7 @@ async def test_what_another_process_writes_can_be_stopped(sandbox: Sandbox, kept
     held_back(sandbox)
     async with (
         served(sandbox, settings=kept, waits=BUSY) as here,
-        served(sandbox, settings=kept, waits=BUSY) as there,
+        served(sandbox, settings=kept, waits=BUSY, at=here.at) as there,
     ):
         _, record, _ = await here.ask()
         await said_so_far(there, record["id"])

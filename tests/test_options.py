@@ -559,6 +559,23 @@ async def test_a_cached_prompt_is_held_at_the_price_of_writing_it(sandbox: Sandb
     assert sandbox.chats[-1].body["provider"]["max_price"]["prompt"] == "6"
 
 
+async def test_a_cache_whose_price_is_not_listed_is_refused(sandbox: Sandbox) -> None:
+    async with with_budget(sandbox) as (_, client):
+        text, record, _ = await ask(client, prompt="Hi", model="initech/cache", options={"cache": "1h"})
+        assert record["code"] == "invalid_request"
+        assert '{"cache": "5m"}' in text
+        assert sandbox.chats == []
+        await ask(client, prompt="Hi", model="initech/cache", options={"cache": "5m"})
+    assert len(sandbox.chats) == 1
+
+
+async def test_an_option_that_is_null_is_left_out(sandbox: Sandbox) -> None:
+    async with connected(sandbox) as client:
+        rare = dict.fromkeys(Options.model_fields)
+        _, record, _ = await ask(client, prompt="Hi", model="acme/tiny:free", options=rare)
+    assert record["status"] == "complete"
+
+
 async def test_what_tools_are_described_by_is_counted_as_read(sandbox: Sandbox) -> None:
     described = TOOL | {"function": {"name": "look", "description": "x" * 1000}}
     async with with_budget(sandbox) as (app, client):

@@ -524,3 +524,14 @@ async def test_servers_that_find_a_file_of_version_1_at_once_all_bring_it_up_to_
         for _ in range(4):
             group.start_soon(anyio.to_thread.run_sync, open_it)
     assert found == ["The first page."] * 4
+
+
+async def test_what_comes_with_megabytes_is_asked_anew(sandbox: Sandbox, tmp_path: Path) -> None:
+    """To tell whether it is the same would hold up everybody."""
+    (tmp_path / "book.txt").write_text("word " * 300_000)
+    (tmp_path / "page.txt").write_text("word " * 300)
+    async with served(sandbox, settings=replace(HOUR, files=(tmp_path,))) as here:
+        for name, anew in (("page.txt", False), ("book.txt", True)):
+            call: dict[str, Any] = {"model": "wonka/long:free", "attach": [name]}
+            await here.ask(**call)
+            assert await is_anew(here, **call) is anew

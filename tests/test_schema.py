@@ -961,3 +961,14 @@ async def test_what_the_sandbox_makes_of_a_plain_schema_is_valid(sandbox: Sandbo
         _, record, _ = await ask(client, **ASKED)
     assert record["valid"]
     assert len(sandbox.chats) == 1
+
+
+async def test_a_refusal_is_marked_and_not_asked_to_be_mended(sandbox: Sandbox) -> None:
+    refusal = {"message": {"content": None, "refusal": "I will not."}, "finish_reason": "stop"}
+    sandbox.fail(Fault(json={"choices": [refusal]}))
+    async with connected(sandbox) as client:
+        text, record, _ = await ask(client, prompt="Hi", model="globex/large:free", schema={"type": "object"})
+    assert len(sandbox.chats) == 1
+    assert record["refused"] is True
+    assert record["valid"] is False
+    assert "I will not." in text
