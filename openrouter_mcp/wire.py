@@ -85,7 +85,7 @@ def read_json(data: bytes) -> object:
         BadReply: when it is not JSON.
     """
     try:
-        parsed: object = json.loads(data, parse_float=_exact)
+        parsed: object = _JSON.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise BadReply("OpenRouter's reply is not JSON.") from error
     return parsed
@@ -217,3 +217,6 @@ def amount(value: object) -> Decimal | None:
         return None
     usd = Decimal(value)
     return usd if usd == 0 or (usd.is_finite() and _LEAST_USD <= usd <= _MOST_USD) else None
+
+
+_JSON = json.JSONDecoder(parse_float=_exact)  # made once: each event of a stream is read by it
