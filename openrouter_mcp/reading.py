@@ -12,7 +12,6 @@ import httpx2
 from openrouter_mcp.errors import BadReply, OpenRouterMCPError, Outcome, Timeout, TooLarge
 from openrouter_mcp.wire import MAX_REPLY_BYTES
 
-_TURN_S = 0.005  # after so long, others get theirs
 _REPLY_BYTES = 64 * 1024 * 1024  # of a stream: a token comes in some 400 bytes
 _PIECE_BYTES = 32 * 1024  # a compressed piece is unpacked in steps of this size, so that it cannot fill the memory
 _LAST_BYTES_S = 0.5
@@ -130,11 +129,10 @@ async def to_the_end(lines: AsyncGenerator[bytes]) -> None:
 
 
 async def _pieces(response: httpx2.Response, patience: _Patience) -> AsyncGenerator[bytes]:
-    """The body, unpacked, piece by piece; others get their turn between."""
+    """The body, unpacked, piece by piece; others get their turn between two."""
     size = 0
     unpack = _unpacker(response.headers.get("content-encoding", "identity").lower())
     raw = aiter(response.aiter_raw())
-    turn = anyio.current_time()
     while True:
         with anyio.CancelScope(deadline=patience.deadline) as scope:
             packed = await anext(raw, None)
@@ -147,9 +145,7 @@ async def _pieces(response: httpx2.Response, patience: _Patience) -> AsyncGenera
             if size > _REPLY_BYTES:
                 raise too_large(_REPLY_BYTES)
             yield piece
-            if anyio.current_time() - turn > _TURN_S:
-                await anyio.lowlevel.checkpoint()
-                turn = anyio.current_time()
+            await anyio.lowlevel.checkpoint()
 
 
 def too_large(limit: int) -> TooLarge:
