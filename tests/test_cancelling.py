@@ -320,7 +320,9 @@ async def test_over_http_a_cancel_and_a_lost_connection_stop_a_call_and_the_end_
         await eventually(lambda: sandbox.open_streams == 0)
     kept = answers_in(settings)
     assert len(kept) == 7
-    assert all(status == "cancelled" and text.startswith("[sandbox] ") for status, text in kept)
+    assert {status for status, _ in kept} == {"cancelled"}
+    texts = {text[:10] for _, text in kept}  # a call may have been cancelled between its first byte and its first word
+    assert "[sandbox] " in texts <= {"[sandbox] ", ""}
 
 
 async def lose(address: str, path: str, sandbox: Sandbox) -> None:

@@ -236,6 +236,7 @@ async def test_while_it_waits_for_the_allowance_it_says_for_how_long(sandbox: Sa
         async with anyio.create_task_group() as group:
             call = Call(group, client, "ask_model", prompt="Why?", model=TINY)
             await told(call, 1)
+            await until(lambda: any(one.draft.waits_for for one in app.writing.running("").values()))
             at.jump(5)
             assert "tiny:free: waiting 25 s for the free allowance, 5 s (id " in await told(call, 2)
             assert sandbox.chats == []
