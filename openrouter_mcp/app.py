@@ -12,6 +12,7 @@ from openrouter_mcp.answers import Answers
 from openrouter_mcp.asking import Parts
 from openrouter_mcp.attempts import Attempts
 from openrouter_mcp.batch import Batches
+from openrouter_mcp.cached import Cached
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.guard import Guard
@@ -58,8 +59,8 @@ async def open_app(
     call has lasted, and `sleep` waits for a slot or between tries.
     """
     client = OpenRouter(settings, transport=transport, timeouts=timeouts, clock=clock)
-    catalog = Catalog(client.models, clock=monotonic, wall=clock)
     key = settings.key.get_secret_value() if settings.key else ""
+    catalog = Catalog(client.models, Cached(settings.cache_dir, settings.base_url, key), clock=monotonic, wall=clock)
     inquire = client.generation
     ledger = Ledger(key, settings.state_dir, client.key, limit=per_minute, window=window, clock=clock, inquire=inquire)
     guard = Guard(catalog, ledger, settings.policy)

@@ -68,7 +68,7 @@ def _linked(url: str) -> Part:
 def _read(path: str, settings: Settings) -> Part:
     if not settings.files:
         raise BadFile(_OVER_HTTP if settings.caller else _NO_FOLDER)
-    secrets = [found for found in (settings.key_file, settings.state_dir) if found]
+    secrets = [found for found in (settings.key_file, settings.state_dir, settings.cache_dir) if found]
     content = read(path, settings.files, secrets, most=_MOST_OTHER)
     name = _named(path)
     kind, form = _kind(content)

@@ -10,6 +10,7 @@ from decimal import Decimal
 import anyio
 
 from openrouter_mcp import choice, retry
+from openrouter_mcp.audit import End
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.client import OpenRouter
@@ -106,15 +107,17 @@ class Attempts:
         permit = await self._guard.permit(
             call.request, call.purse, held=held, time_left=lambda: call.gives_up_at - self._clock(), spare=call.spare
         )
-        charge, answer, outcome = permit.held.charge, call.draft.answer, None
+        charge, answer = permit.held.charge, call.draft.answer
+        call.outcome, call.draft.written_since = None, None
         call.tries = replace(call.tries, free=charge is None)
         answer.begin(permit.models, charge.amount if charge else Decimal(0))
         try:
             await self._wait(permit.held, call)
             call.draft.sent.set()
+            call.sent_at = self._clock()
             yield permit
         except OpenRouterMCPError as failure:
-            outcome = failure.outcome
+            call.outcome = outcome = failure.outcome
             failure.sent = permit.spent and outcome not in (Outcome.NEVER_SENT, Outcome.BAD_TLS)
             if failure.sent and outcome is Outcome.BROKE and charge:
                 failure.text += f" It may have been billed: {usd(charge.amount)} stays reserved until OpenRouter tells."
@@ -123,11 +126,17 @@ class Attempts:
             raise
         finally:
             with anyio.CancelScope(shield=True):
-                ran = None if answer.begun else outcome  # what ran may cost, however it ended
-                answer.warning = await self._guard.settle(
-                    permit, answer.usage, answer.served, answer.generation_id, ran
-                )
+                answer.warning = await self._guard.settle(permit, self._end(call))
                 answer.held = permit.held.charge.amount if permit.held.charge else Decimal(0)
+
+    def _end(self, call: "_Call") -> End:
+        answer, usage, since = call.draft.answer, call.draft.answer.usage, call.draft.written_since
+        if answer.thoughts + answer.words < 2 or (usage.reasoning_tokens and not answer.thoughts):
+            since = None  # it came at once, or what it thought was not shown: when it began to write is not known
+        return End(
+            usage, answer.served, answer.generation_id, call.outcome, answer.begun,
+            seconds=self._clock() - (call.sent_at if since is None else since), caller=call.draft.caller,
+        )  # fmt: skip
 
     async def _wait(self, held: Held, call: "_Call") -> None:
         """Until the slot's moment has come; one that was missed is replaced."""
@@ -155,12 +164,14 @@ class Attempts:
         async with self._turn(call) as permit:
             try:
                 async with aclosing(self._client.chat(permit)) as events:
-                    await gather(events, call.draft, show_reasoning=call.request.options.show_reasoning)
+                    await gather(
+                        events, call.draft, clock=self._clock, show_reasoning=call.request.options.show_reasoning
+                    )
             except OpenRouterMCPError as failure:
                 if not text.has_words:
                     raise
                 if not answer.finish_reason or answer.finish_reason == "error":
-                    answer.problem = f"it broke off here: {failure.text}"
+                    answer.problem, call.outcome = f"it broke off here: {failure.text}", Outcome.BROKE
             limit = f"{permit.max_tokens}"
             if permit.vetted.shortened:
                 limit += ", all that its budget bears"
@@ -250,20 +261,22 @@ class Attempts:
     async def _complying(self, call: "_Call") -> list[str]:
         """Models that keep to any data policy: who retains nothing trains on nothing. Free ones, or priced ones where
         the call has money for them."""
-        keeping = await self._client.zero_retention()
+        keeping = {endpoint.model_id for endpoint in await self._client.zero_retention()}
         known = [model for model in self._guard.admitted(self._catalog.known()) if model.id in keeping]
         free = self._free(call.request, known, call.tried)
-        return free or ([model.id for model in choice.ranked(known)[:2]] if call.purse.limit else [])
+        return free or (
+            [model.id for model in choice.ranked(known, seen=self._ledger.seen)[:2]] if call.purse.limit else []
+        )
 
-    @staticmethod
-    def _free(request: ChatRequest, known: Iterable[Model], avoid: Container[str]) -> list[str]:
-        return [model.id for model in choice.free_for(request, known, avoid)[:_CHOSEN]]
+    def _free(self, request: ChatRequest, known: Iterable[Model], avoid: Container[str]) -> list[str]:
+        return [model.id for model in choice.free_for(request, known, avoid, self._ledger.seen)[:_CHOSEN]]
 
 
 @dataclass
 class _Call:
     """One call to `ask`, as far as it is. `ours`: the choice of models is; `choose`: and is to be made (again).
-    `gives_up_at` is the moment, on the clock of `Attempts`, after which no further request is started."""
+    `gives_up_at` is the moment, on the clock of `Attempts`, after which no further request is started; the last was at
+    `sent_at`, and `outcome` is the failure it ended in."""
 
     request: ChatRequest
     purse: Purse
@@ -273,6 +286,8 @@ class _Call:
     ours: bool
     choose: bool
     gives_up_at: float
+    sent_at: float = 0.0
+    outcome: Outcome | None = None
     tries: retry.Tries = field(default_factory=retry.Tries)
     tried: set[str] = field(default_factory=set)
     first_failure: OpenRouterMCPError | None = None

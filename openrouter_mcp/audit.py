@@ -1,12 +1,51 @@
 """The guard's fourth layer: whether a request cost, and was answered by, what had been permitted. Pure."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
 
+from openrouter_mcp.errors import Outcome
+from openrouter_mcp.ledger.sums import Ended, took
 from openrouter_mcp.pricing import dearest, is_free
 from openrouter_mcp.purse import Vetted
 from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, Model
 from openrouter_mcp.text import one_line, usd
 from openrouter_mcp.wire import Usage
+
+_OF_THE_MODEL = {Outcome.POOL_LIMIT, Outcome.FAILED, Outcome.LOST, Outcome.EMPTY, Outcome.BROKE}
+
+
+@dataclass(frozen=True)
+class End:
+    """How a request ended: what OpenRouter says it took, who `served` it as which `generation`, the `outcome` if it
+    was a failure; whether it had `begun` to come, the seconds it took to write, and for which `caller` it was."""
+
+    usage: Usage = field(default_factory=Usage)
+    served: str = ""
+    generation: str = ""
+    outcome: Outcome | None = None
+    begun: bool = False
+    seconds: float = 0.0
+    caller: str = ""
+
+
+def counted(vetted: Vetted, end: End, known: Iterable[Model]) -> Ended:
+    """What is to be counted of it, for whom. Without a charge, what a call cost that nobody spoke of is nothing."""
+    usage, failed = end.usage, end.outcome in _OF_THE_MODEL
+    cost = None if usage.untold else usage.cost or Decimal(0)
+    figures = took(usage.prompt_tokens, usage.completion_tokens, end.seconds, cost, failed=failed)
+    return Ended(_answering(vetted, end, known), end.caller, figures)
+
+
+def _answering(vetted: Vetted, end: End, known: Iterable[Model]) -> tuple[str, ...]:
+    """The one asked; of several, and of those that the free router takes, whoever served; where none did, all asked."""
+    asked = tuple(dict.fromkeys((vetted.request.model, *vetted.request.fallbacks)))
+    if asked == (FREE_ROUTER,) or len(asked) > 1:
+        may_serve = [*vetted.entries, *(model for model in known if FREE_ROUTER in asked and is_free(model))]
+        served = [model.id for model in may_serve if end.served in (model.id, *_names(model))]
+        if served:
+            return (end.served if end.served in served else served[0],)
+    return asked if end.outcome in _OF_THE_MODEL else asked[:1]
 
 
 def overcharged(vetted: Vetted, usage: Usage) -> str:

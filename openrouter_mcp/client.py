@@ -7,19 +7,22 @@ import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from urllib.parse import quote
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import httpx2
 
-from openrouter_mcp import __version__, failures, reading, records, wire
-from openrouter_mcp.errors import BadKey, BadReply, Network, NoKey, OpenRouterMCPError, Outcome, Timeout
+from openrouter_mcp import __version__, failures, listing, reading, records, wire
+from openrouter_mcp.errors import BadKey, BadReply, Blocked, Network, NoKey, OpenRouterMCPError, Outcome, Timeout
 from openrouter_mcp.guard import Permit
+from openrouter_mcp.listing import Listing
 from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.settings import Settings
-from openrouter_mcp.text import one_line
+from openrouter_mcp.text import mapping, one_line
 
-_JSON_BYTES = 32 * 1024 * 1024  # the catalogue is about 1 MB
+_JSON_BYTES = listing.MAX_BYTES
 _ERROR_BYTES = 256 * 1024
 _HEADERS = {
     "user-agent": f"openrouter-mcp/{__version__}",
@@ -30,6 +33,7 @@ _UNPREPARED = (
     "The connection to OpenRouter could not be prepared ({}), so nothing was sent. Ask the user to check HTTPS_PROXY, "
     "ALL_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE in this server's environment."
 )
+_USABLE_S = 15.0  # for the models of the key; the public list comes from a cache near by
 _CONNECTIONS = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
 
 
@@ -63,28 +67,61 @@ class OpenRouter:
         """
         self._authorization()
 
-    async def models(self) -> list[records.Model]:
-        """`GET /models`: the catalogue. Needs no key."""
-        return records.read_models(await self._get("/models"))
+    async def models(self, known: Listing | None = None) -> Listing:
+        """`GET /models/user`: what the key may really use. Without a key, or where that cannot be had whatever the
+        reason, `GET /models`: all there are. `known` itself, if OpenRouter says that it is still current."""
+        if self._settings.key:
+            with anyio.move_on_after(_USABLE_S):
+                try:
+                    return await self._listing(listing.USABLE, self._authorization(), known)
+                except OpenRouterMCPError as error:
+                    if error.outcome in (Outcome.NEVER_SENT, Outcome.BAD_TLS):
+                        raise  # nor could the other be had
+        return await self._listing(listing.ALL, {}, known)
 
-    async def zero_retention(self) -> frozenset[str]:
-        """`GET /endpoints/zdr`: the models that some provider serves without retaining anything. Needs no key; empty
-        when OpenRouter does not say."""
+    async def _listing(self, path: str, headers: dict[str, str], known: Listing | None) -> Listing:
+        if known and known.etag and known.path == path:
+            headers = headers | {"if-none-match": known.etag}
+        async with self._reply("GET", path, headers) as response:
+            body = await reading.whole(response, self._timeouts, _JSON_BYTES)
+        if known and response.status_code == 304:
+            return known
+        return await anyio.to_thread.run_sync(listing.read, body, path, response.headers.get("etag", ""))
+
+    async def endpoints(self, model: str) -> list[records.Endpoint]:
+        """`GET /models/{author}/{slug}/endpoints`: who serves a listed `model`. Latency and throughput are told to a
+        caller with a key.
+
+        Raises:
+            BadReply: when there is no list.
+        """
+        headers = self._authorization() if self._settings.key else {}
+        reply = mapping(await self._get(f"/models/{quote(model)}/endpoints", headers))
+        offers = mapping(reply.get("data")).get("endpoints")
+        if not isinstance(offers, list):
+            raise BadReply("OpenRouter's list of providers is unreadable.")
+        return records.read_endpoints(offers)
+
+    async def zero_retention(self) -> list[records.Endpoint]:
+        """`GET /endpoints/zdr`: who retains nothing; empty when OpenRouter does not say. Needs no key."""
         try:
-            return records.read_model_ids(await self._get("/endpoints/zdr"))
+            return records.read_endpoints(mapping(await self._get("/endpoints/zdr")).get("data"))
         except OpenRouterMCPError:
-            return frozenset()
+            return []
 
     async def key(self) -> records.KeyInfo:
         """`GET /key`: what the key may do and has used."""
         return records.read_key(await self._get("/key", self._authorization()))
 
-    async def credits(self) -> records.Credits | None:
-        """`GET /credits`: the balance, which OpenRouter shows to management keys; None when it does not say."""
+    async def credits(self) -> tuple[records.Credits | None, str]:
+        """`GET /credits`: the balance, which OpenRouter shows to management keys; or why it does not say."""
         try:
-            return records.read_credits(await self._get("/credits", self._authorization()))
-        except OpenRouterMCPError:
-            return None
+            credits_ = records.read_credits(await self._get("/credits", self._authorization()))
+        except (BadKey, Blocked):  # this key is good for everything else
+            return None, "OpenRouter shows it to management keys only"
+        except OpenRouterMCPError as failure:
+            return None, f"OpenRouter did not say ({failure.code}: {one_line(failure.text, 200).rstrip('.')})"
+        return credits_, "" if credits_ else "OpenRouter shows this key no figures"
 
     async def generation(self, generation: str) -> wire.Usage | None:
         """`GET /generation`: what one answer cost; None while OpenRouter does not say."""
@@ -153,7 +190,7 @@ class OpenRouter:
     async def _reply(
         self, method: str, path: str, headers: dict[str, str], permit: Permit | None = None
     ) -> AsyncGenerator[httpx2.Response]:
-        """A 200 reply, its body unread; every other status is raised as what it means."""
+        """A 200 reply, its body unread, or a 304 that was asked for; every other status is raised as what it means."""
         with _as_our_errors():
             client = self._client()
             await anyio.lowlevel.checkpoint()  # who was cancelled meanwhile sends nothing and spends no permit
@@ -165,7 +202,7 @@ class OpenRouter:
             if patience.cancelled_caught:
                 raise Timeout("OpenRouter took the request and did not answer; the connection was closed.")
             try:
-                if response.status_code != 200:
+                if response.status_code not in ((200, 304) if "if-none-match" in headers else (200,)):
                     raise await self._refusal(response)
                 yield response
             finally:

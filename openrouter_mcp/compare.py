@@ -32,8 +32,9 @@ async def three_free(catalog: Catalog, ledger: Ledger, guard: Guard, request: Ch
     Raises:
         NoProvider: when there are fewer than two.
     """
-    cooling = (await ledger.standing()).cooldowns
-    suited = choice.free_for(request, guard.admitted(await catalog.models()), cooling)
+    seen = (await ledger.standing()).seen
+    cooling = seen.cooling
+    suited = choice.free_for(request, guard.admitted(await catalog.models()), cooling, seen)
     chosen = await ledger.claim([model.id for model in suited[:THREE]])
     if len(chosen) < 2:
         why = f"; {len(cooling)} are left alone for a while, check_credits says which" if cooling else ""

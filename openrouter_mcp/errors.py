@@ -119,13 +119,17 @@ class BadKey(OpenRouterMCPError):
 
 
 class UnknownModel(OpenRouterMCPError):
-    """No model of that id; `similar` are the nearest real ids."""
+    """No model of that id; `similar` are the nearest real ids, `heir` the one it may have now."""
 
     code = "unknown_model"
 
-    def __init__(self, model: str, similar: Sequence[str] = ()) -> None:
-        guess = f" Did you mean {' or '.join(similar)}?" if similar else ""
-        super().__init__(f"No model {model!r} on OpenRouter.{guess} list_free_models shows the ids.")
+    def __init__(self, model: str, similar: Sequence[str] = (), heir: str = "") -> None:
+        now = f" It may be {heir} now." if heir else ""
+        guess = f" {'Like it are' if heir else 'Did you mean'} {' or '.join(similar)}{'.' if heir else '?'}"
+        super().__init__(
+            f"No model {model!r} on OpenRouter that this key may use.{now}{guess if similar else ''} "
+            "list_free_models and find_models show the ids."
+        )
 
 
 class FreeEnded(OpenRouterMCPError):

@@ -54,7 +54,7 @@ async def _mend(attempts: Attempts, request: ChatRequest, purse: Purse, draft: D
         prompt=_ASKING.format(problem=answer.invalid),
         options=request.options.model_copy(update={"tool_results": None}),
     )
-    mended = Draft(Answer(id=answer.id, note=note, results=answer.results))
+    mended = Draft(Answer(id=answer.id, note=note, results=answer.results), caller=draft.caller)
     try:
         await attempts.ask(again, purse, mended, spare=spare)
     except OpenRouterMCPError as failure:

@@ -14,6 +14,7 @@ from decimal import Decimal
 import anyio.lowlevel
 
 from openrouter_mcp import audit
+from openrouter_mcp.audit import End
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.chat import ChatRequest, chat_body
 from openrouter_mcp.errors import Outcome
@@ -26,7 +27,6 @@ from openrouter_mcp.refusals import Declined, GuardClosed, OverBudget
 from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import usd
 from openrouter_mcp.vetting import vet
-from openrouter_mcp.wire import Usage
 
 
 @dataclass
@@ -124,7 +124,7 @@ class Guard:
 
     def admitted(self, models: Iterable[Model]) -> list[Model]:
         """Those of `models` that the user's lists let anybody ask."""
-        return [model for model in models if self.policy.admits(model.id)]
+        return [model for model in models if not self.policy.restricts or self.policy.admits(model.id)]
 
     async def require_prices(self) -> None:
         """Raise CannotVerifyPrice or Network where the catalogue cannot be read."""
@@ -141,7 +141,7 @@ class Guard:
             today = await self.budget()
             if Decimal(0) < today.left < purse.left:
                 purse = replace(purse, limit=purse.held + today.left, name=_of_the_day(today))
-        return await vet(request, self._catalog, self.policy, purse)
+        return await vet(request, self._catalog, self.policy, purse, self._ledger.seen)
 
     async def permit(
         self,
@@ -163,7 +163,7 @@ class Guard:
             if held:
                 unless_permitted.push_async_callback(self.give_back, held)
             if held and held.charge:
-                vetted = await vet(request, self._catalog, self.policy, held.as_purse)
+                vetted = await vet(request, self._catalog, self.policy, held.as_purse, self._ledger.seen)
             else:
                 vetted = await self.vet(request, purse)
             if held and not held.serves(vetted):  # the catalogue has changed since
@@ -265,27 +265,30 @@ class Guard:
         if closures := await self._ledger.spending.closures():
             raise GuardClosed(closures[0].reason)
 
-    async def settle(self, permit: Permit, usage: Usage, served: str, generation: str, outcome: Outcome | None) -> str:
-        """Book what the request cost, now that it has ended: with `outcome`, if in a failure. Returns the warning that
-        is to stand before the answer, if any."""
-        if not permit.spent or outcome in (Outcome.NEVER_SENT, Outcome.BAD_TLS):
+    async def settle(self, permit: Permit, end: End) -> str:
+        """Count the request and book what it cost, now that it has ended. Returns the warning that is to stand before
+        the answer, if any."""
+        ran = None if end.begun else end.outcome  # what ran may cost, however it ended
+        if not permit.spent or ran in (Outcome.NEVER_SENT, Outcome.BAD_TLS):
             await self.give_back(permit.held)
             return ""
-        charge, cost = permit.held.charge, usage.cost
-        if cost is None and outcome not in (None, Outcome.LOST, Outcome.BROKE):
+        vetted, charge, cost, known = permit.vetted, permit.held.charge, end.usage.cost, self._catalog.known()
+        ended = audit.counted(vetted, end, known)
+        if cost is None and ran not in (None, Outcome.LOST, Outcome.BROKE):
             cost = Decimal(0)  # refused before anything ran
-        if charge and cost is None:
-            await self._ledger.spending.leave_open(charge, generation)
-        elif charge and cost is not None:
+        if charge is None:
+            await self._ledger.ended(ended, permit.held.slot)
+        elif cost is None:
+            await self._ledger.spending.leave_open(charge, end.generation, ended.without_cost)
+        else:
             permit.held.purse.take_back(charge.amount - cost)
-            await self._ledger.spending.settle(charge, cost)
+            await self._ledger.spending.settle(charge, cost, ended.without_cost)
             permit.held.charge = None
-        known = self._catalog.known()
-        wrong = audit.overcharged(permit.vetted, usage) or audit.outsider(permit.vetted, served, known)
+        wrong = audit.overcharged(vetted, end.usage) or audit.outsider(vetted, end.served, known)
         if wrong:
-            await self._ledger.spending.close(f"{wrong} (generation {generation or 'unknown'})")
+            await self._ledger.spending.close(f"{wrong} (generation {end.generation or 'unknown'})")
             return f"{wrong}. The guard is closed: nothing more is sent until the user has seen this. Tell the user."
-        return audit.unplaced(permit.vetted, served, known)
+        return audit.unplaced(vetted, end.served, known)
 
 
 def _of_the_day(budget: Budget) -> str:

@@ -26,7 +26,7 @@ _COUNTS_AS: dict[str, tuple[str, ...]] = {
     "request": ("request",),
     **dict.fromkeys(("web_search", "image_output", "audio_output"), ()),
 }
-_A_MILLION = 1_000_000
+A_MILLION = 1_000_000
 _TOKENS_PER_MESSAGE = 16  # more than any chat template adds
 _TYPICAL_TOKENS = 500  # of an answer
 _BYTES_PER_TOKEN = 4  # of ordinary text
@@ -84,8 +84,8 @@ class Prices:
         """`provider.max_price`: OpenRouter routes to nobody dearer. USD per million tokens, per request and per item;
         strings, as its schema has them: https://openrouter.ai/docs/guides/routing/provider-selection#max-price."""
         return {
-            "prompt": _plain(self.prompt * _A_MILLION),
-            "completion": _plain(self.completion * _A_MILLION),
+            "prompt": _plain(self.prompt * A_MILLION),
+            "completion": _plain(self.completion * A_MILLION),
             "request": _plain(self.request),
             "image": _plain(self.image),
             "audio": _plain(self.audio),
@@ -133,12 +133,18 @@ def typical_cost(model: Model, prompt_tokens: int, max_tokens: int) -> Decimal:
 # --- in words -------------------------------------------------------------------------------------------------------
 
 
+def plain_prices(model: Model) -> tuple[Decimal, Decimal] | None:
+    """USD for a token in and a token out, overrides aside; None when they are not listed as plain numbers."""
+    prompt, completion = (price(model.pricing.get(key)) for key in _REQUIRED)
+    return None if prompt is None or completion is None else (prompt, completion)
+
+
 def per_million(model: Model) -> str:
     """A model's price as a person reads it: "$0.15 in, $0.60 out per million tokens"; empty when it lists none."""
-    amounts = [price(model.pricing.get(key)) for key in _REQUIRED]
-    if None in amounts:
+    prices = plain_prices(model)
+    if prices is None:
         return ""
-    return "{} in, {} out per million tokens".format(*(usd(a * _A_MILLION) for a in amounts if a is not None))
+    return "{} in, {} out per million tokens".format(*(usd(amount * A_MILLION) for amount in prices))
 
 
 def _plain(amount: Decimal) -> str:

@@ -4,20 +4,33 @@ import difflib
 import inspect
 import json
 import logging
-import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from functools import wraps
+from dataclasses import replace
+from functools import partial, wraps
+from types import MethodType
 from typing import Any
 
 from mcp.server.caching import CacheHint
+from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.request_state import AESGCMRequestStateCodec, InvalidRequestState, RequestStateSecurity
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
+from mcp.server.request_state import RequestStateSecurity
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS, CallToolResult, ImageContent, InputRequiredResult, TextContent, ToolAnnotations
+from mcp_types import (
+    INVALID_PARAMS,
+    CallToolResult,
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    GetPromptResult,
+    ImageContent,
+    InputRequiredResult,
+    TextContent,
+    ToolAnnotations,
+)
 from mcp_types import Tool as ListedTool
-from pydantic import SecretStr, ValidationError
+from pydantic import AnyUrl, SecretStr, ValidationError
 
 from openrouter_mcp import __version__, render
 from openrouter_mcp.app import App
@@ -25,7 +38,10 @@ from openrouter_mcp.complaints import complaint
 from openrouter_mcp.errors import InvalidRequest, OpenRouterMCPError
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.render import Reply
+from openrouter_mcp.seal import OneUse
 from openrouter_mcp.tools import TOOLS
+from openrouter_mcp.tools.prompts import PROMPTS
+from openrouter_mcp.tools.resources import RESOURCES, completed
 
 _INSTRUCTIONS = """\
 Hands work to the AI models behind OpenRouter{cost}. Use ask_model for a second opinion, a draft or a task to \
@@ -36,8 +52,10 @@ read_answer."""
 _AT_NO_COST = ", at no cost: only free models are used"
 _AT_A_COST = ": free ones, and ones that cost money where you name them, within the user's budget"
 _SHORTEST_SECRET = 16  # OpenRouter's keys have over 70 characters; a word that stands in for one is no secret
-_MOST_UNUSED = 1000  # questions that nobody has answered yet
+_MOST_COMPLETED = 100  # https://modelcontextprotocol.io/specification/2025-11-25/server/utilities/completion
 _TOOL_LIST_TTL_MS = 3_600_000  # the list changes only with the version
+# Prose and tables have none: some clients give their model the structure and drop the text.
+_STRUCTURE = {tool.run.__name__: tool.structure for tool in TOOLS}
 
 logger = logging.getLogger(__name__)
 
@@ -55,51 +73,44 @@ def build(app: App) -> "OpenRouterServer":
         instructions=_INSTRUCTIONS.format(cost=_AT_A_COST if app.guard.policy.daily_budget else _AT_NO_COST),
         lifespan=every_connection,
         log_level="WARNING",
-        request_state_security=RequestStateSecurity(codec=_OneUse()),
+        request_state_security=RequestStateSecurity(codec=OneUse()),
         cache_hints={"tools/list": CacheHint(ttl_ms=_TOOL_LIST_TTL_MS, scope="public")},
     )
     server.key = app.settings.key
     if app.settings.key:
         server.woken = lambda: app.batches.wake(app.settings.caller)
     server.ending = app.batches.leave
-    server.resource(
-        "openrouter://options", name="options", description="Every field of `options`.", mime_type="text/markdown"
-    )(render.options)
+    for resource in RESOURCES:
+        server.resource(resource.uri, name=resource.name, description=resource.description, mime_type="text/markdown")(
+            MethodType(resource.read, app)
+        )
+    for prompt in PROMPTS:
+        server.prompt(title=prompt.__name__.replace("_", " ").capitalize())(prompt)
+    server.completion()(partial(_completion, app))  # type: ignore[no-untyped-call]  # the SDK's
     for tool in TOOLS:
         server.add_tool(
-            _as_result(tool.run),
+            _as_result(tool.run, with_structure=tool.structure is not None),
             description=inspect.getdoc(tool.run),  # the raw docstring differs between Python versions
-            structured_output=False,  # prose is text only: some clients show the structure and drop the text
-            annotations=ToolAnnotations(
-                read_only_hint=not (tool.spends or tool.changes),
+            structured_output=False,  # ours: the SDK would send the text a second time
+            annotations=ToolAnnotations(  # what the protocol takes for granted is left out
+                read_only_hint=not (tool.spends or tool.changes) or None,
                 destructive_hint=False,
-                idempotent_hint=not tool.spends,
-                open_world_hint=True,
+                idempotent_hint=not tool.spends or None,
             ),
         )
     return server
 
 
-class _OneUse:
-    """The SDK's seal on what a client carries from one round of a call to the next, good for one use: one yes of the
-    user's is for one call, also when the client sends it again."""
-
-    def __init__(self) -> None:
-        self._codec = AESGCMRequestStateCodec([os.urandom(32)])
-        self._unused: dict[str, None] = {}  # the oldest first
-
-    def seal(self, payload: bytes) -> str:
-        token = self._codec.seal(payload)
-        self._unused[token] = None
-        if len(self._unused) > _MOST_UNUSED:
-            del self._unused[next(iter(self._unused))]
-        return token
-
-    def unseal(self, token: str) -> bytes:
-        if token not in self._unused:
-            raise InvalidRequestState("used before, or not ours")
-        del self._unused[token]
-        return self._codec.unseal(token)
+async def _completion(
+    app: App, _: object, argument: CompletionArgument, context: CompletionContext | None
+) -> Completion | None:
+    """Ids for an argument of a prompt or of an address; none where the catalogue cannot be read."""
+    author = (context.arguments or {}).get("author", "") if context else ""
+    try:
+        values = await completed(app, argument.name, argument.value, author)
+    except OpenRouterMCPError:
+        return None
+    return Completion(values=values[:_MOST_COMPLETED], total=len(values), has_more=len(values) > _MOST_COMPLETED)
 
 
 class OpenRouterServer(MCPServer[App]):
@@ -112,7 +123,8 @@ class OpenRouterServer(MCPServer[App]):
     async def list_tools(self) -> list[ListedTool]:
         """The tools with schemas that every client can read."""
         return [
-            tool.model_copy(update={"input_schema": _tidy(tool.input_schema)}) for tool in await super().list_tools()
+            tool.model_copy(update={"input_schema": _tidy(tool.input_schema), "output_schema": _STRUCTURE[tool.name]})
+            for tool in await super().list_tools()
         ]
 
     async def call_tool(
@@ -141,12 +153,53 @@ class OpenRouterServer(MCPServer[App]):
             result = _error(Declined("The user could not be asked: the client failed to, so nothing was sent."))
         return self._without_key(result)
 
+    async def read_resource(
+        self, uri: AnyUrl | str, context: Context[App, Any] | None = None
+    ) -> Iterable[ReadResourceContents] | InputRequiredResult:
+        """Read one, or say why it cannot be, in our words."""
+        try:
+            read = await super().read_resource(uri, context)
+        except ResourceError as failure:
+            ours = _ours(failure)
+            if isinstance(failure, ResourceNotFoundError) and not ours:
+                known = ", ".join(resource.uri for resource in RESOURCES)
+                ours = InvalidRequest(f"Unknown resource {str(uri)[:100]!r}. There are {known}.")
+            if ours:
+                said, asked = (str(_replaced(str(text), self._secret)) for text in (ours, uri))
+                raise MCPError(code=INVALID_PARAMS, message=said, data={"uri": asked}) from failure
+            raise
+        if isinstance(read, InputRequiredResult):
+            return read
+        return [replace(one, content=str(_replaced(one.content, self._secret))) for one in read]
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[App, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """One prompt, or say which there are and what they take."""
+        known = {prompt.name: prompt.arguments or [] for prompt in await self.list_prompts()}
+        if name not in known:
+            message = f"Unknown prompt {name[:100]!r}.{_nearest(name, known)} There are {', '.join(known)}."
+            raise MCPError(code=INVALID_PARAMS, message=f"invalid_request: {message}")
+        given, takes = arguments or {}, [argument.name for argument in known[name]]
+        missing = [argument.name for argument in known[name] if argument.required and argument.name not in given]
+        wrong = [f"Unknown argument {argument[:100]!r}." for argument in given if argument not in takes]
+        wrong += [f"`{argument}` is missing." for argument in missing]
+        if wrong:
+            message = f"invalid_request: {wrong[0]} {name} takes {', '.join(takes)}."
+            raise MCPError(code=INVALID_PARAMS, message=message)
+        return await super().get_prompt(name, arguments, context)
+
     def _without_key(self, result: CallToolResult | InputRequiredResult) -> CallToolResult | InputRequiredResult:
         """The last door: a host that is sent the key might say it back."""
-        key = self.key.get_secret_value() if self.key else ""
-        if len(key) < _SHORTEST_SECRET or json.dumps(key)[1:-1] not in result.model_dump_json():
+        if not self._secret or json.dumps(self._secret)[1:-1] not in result.model_dump_json():
             return result
-        return type(result).model_validate(_replaced(result.model_dump(mode="json", by_alias=True), key))
+        return type(result).model_validate(_replaced(result.model_dump(mode="json", by_alias=True), self._secret))
+
+    @property
+    def _secret(self) -> str:
+        """What may be in no result; empty when the key is too short to tell from a word."""
+        key = self.key.get_secret_value() if self.key else ""
+        return key if len(key) >= _SHORTEST_SECRET else ""
 
     async def serve(self, incoming: Any, outgoing: Any) -> None:  # noqa: ANN401 - the SDK's own stream protocols are private
         """Serve one connection over a pair of the SDK's message streams until `incoming` ends."""
@@ -156,16 +209,20 @@ class OpenRouterServer(MCPServer[App]):
 def _replaced(value: object, key: str) -> object:
     """`value` with "[key]" for every `key` in its texts; the names in it are ours and stay."""
     if isinstance(value, str):
-        return value.replace(key, "[key]")
+        return value.replace(key, "[key]") if key else value
     if isinstance(value, list):
         return [_replaced(item, key) for item in value]
     return {name: _replaced(item, key) for name, item in value.items()} if isinstance(value, dict) else value
 
 
-def _as_result(run: Callable[..., Awaitable[Reply]]) -> Callable[..., Awaitable[CallToolResult]]:
+def _as_result(
+    run: Callable[..., Awaitable[Reply]], *, with_structure: bool
+) -> Callable[..., Awaitable[CallToolResult]]:
     @wraps(run)
     async def result(**arguments: Any) -> CallToolResult:  # noqa: ANN401 - validated by the SDK against `run`'s signature
-        return _result(await run(**arguments))
+        reply = await run(**arguments)
+        plain = _result(reply)
+        return plain.model_copy(update={"structured_content": reply.record}) if with_structure else plain
 
     return result
 
@@ -198,6 +255,14 @@ def _as_our_error(tool: str, cause: BaseException | None) -> OpenRouterMCPError:
         f"{tool} failed inside this server ({type(cause).__name__}). It is a fault of the server, not of your call; "
         "its log (stderr) says more."
     )
+
+
+def _ours(failure: BaseException) -> OpenRouterMCPError | None:
+    """Our own error that the SDK's came from, however often it was wrapped."""
+    cause: BaseException | None = failure
+    while cause is not None and not isinstance(cause, OpenRouterMCPError):
+        cause = cause.__cause__
+    return cause
 
 
 def _unknown_argument(tool: str, argument: str, known: list[str]) -> InvalidRequest:

@@ -22,6 +22,7 @@ LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
 _URL = re.compile(r"(https?)://([a-z0-9.-]+|\[::1\])(:[0-9]{1,5})?((?:/[A-Za-z0-9._~-]+)*)/?")
 _ASCII = re.compile(r"[\x20-\x7e]+")
 _KEY_FILE_BYTES = 1024
+_US = "openrouter-mcp"
 _CUSTOM = "OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL"
 _LONGEST_WAIT_S = 600
 _A_DAY_S = 86_400  # longer no answer is kept
@@ -80,16 +81,17 @@ class Policy:
 @dataclass(frozen=True)
 class Settings:
     """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
-    `state_dir`, and the answers if they are kept; None keeps both in this process's memory. A tool waits so many
-    seconds for an answer, longer for a client that is shown progress. `caller` is whom the answers are for. For
-    `repeat_s` seconds an answer serves the same question again. Files may be sent from the folders `files`, never
-    `key_file`."""
+    `state_dir`, and the answers if they are kept; None keeps both in this process's memory, and so it does with the
+    list of models in `cache_dir`. A tool waits so many seconds for an answer, longer for a client that is shown
+    progress. `caller` is whom the answers are for. For `repeat_s` seconds an answer serves the same question again.
+    Files may be sent from the folders `files`, never `key_file`."""
 
     key: SecretStr | None = None
     key_problem: str = ""
     base_url: str = BASE_URL
     app_url: str = ""
     state_dir: Path | None = None
+    cache_dir: Path | None = None
     keep_answers: bool = True
     caller: str = ""
     wait_s: float = 55.0
@@ -113,7 +115,8 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         key_problem=problem,
         base_url=_base_url(environ),
         app_url=_app_url(environ),
-        state_dir=_state_dir(environ),
+        state_dir=_folder(environ, "OPENROUTER_MCP_STATE_DIR") or platformdirs.user_state_path(_US, appauthor=False),
+        cache_dir=_folder(environ, "OPENROUTER_MCP_CACHE_DIR") or platformdirs.user_cache_path(_US, appauthor=False),
         keep_answers=_switch(environ, "OPENROUTER_MCP_KEEP_ANSWERS", default=True),
         wait_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS", 55),
         wait_with_progress_s=_seconds(environ, "OPENROUTER_MCP_WAIT_SECONDS_WITH_PROGRESS", 180),
@@ -192,11 +195,11 @@ def _seconds(environ: Mapping[str, str], name: str, default: int, *, most: int =
     return float(text)
 
 
-def _state_dir(environ: Mapping[str, str]) -> Path:
-    text = environ.get("OPENROUTER_MCP_STATE_DIR", "").strip()
+def _folder(environ: Mapping[str, str], name: str) -> Path | None:
+    text = environ.get(name, "").strip()
     if text and not Path(text).is_absolute():  # relative to what? Every client starts the server somewhere else
-        raise BadSetting("OPENROUTER_MCP_STATE_DIR must be an absolute path.")
-    return Path(text) if text else platformdirs.user_state_path("openrouter-mcp", appauthor=False)
+        raise BadSetting(f"{name} must be an absolute path.")
+    return Path(text) if text else None
 
 
 def _files(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -1,6 +1,6 @@
 """What a model has said so far, and whether that is an answer."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -106,7 +106,8 @@ class Answer:
 @dataclass
 class Draft:
     """An answer as it is written: the facts, the text so far, the `images` (which are not kept), whether the question
-    was `sent`, and what it waits for, if it does, until when (on the clock of its writer)."""
+    was `sent`, what it waits for, if it does, until when, and since when it is written (on the clock of its writer);
+    and for which `caller`."""
 
     answer: Answer = field(default_factory=Answer)
     text: Text = field(default_factory=Text)
@@ -114,6 +115,8 @@ class Draft:
     sent: anyio.Event = field(default_factory=anyio.Event)
     waits_for: str = ""
     waits_until: float = 0.0
+    written_since: float | None = None
+    caller: str = ""
 
     def doing(self, now: float) -> str:
         """What it is doing, in words: "thinking, 1.2k tokens"."""
@@ -146,11 +149,15 @@ def failed(answer: Answer, failure: OpenRouterMCPError) -> Draft:
     return Draft(answer)
 
 
-async def gather(events: AsyncIterator[Event], draft: Draft, *, show_reasoning: bool = False) -> None:
-    """Note what comes until it ends, fails, or is too much."""
+async def gather(
+    events: AsyncIterator[Event], draft: Draft, *, clock: Callable[[], float], show_reasoning: bool = False
+) -> None:
+    """Note what comes until it ends, fails, or is too much; `clock` counts seconds."""
     async for event in events:
         draft.answer.begun = True
         _note(draft.answer, event)
+        if draft.written_since is None and (event.text or event.reasoning):
+            draft.written_since = clock()
         if show_reasoning and len(draft.answer.reasoning) < PAGE:
             draft.answer.reasoning += clean(event.reasoning)
         draft.text.add(event.refusal or event.text)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from openrouter_mcp import choice
-from openrouter_mcp.catalog import Catalog, find, similar
+from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.chat import ChatRequest
-from openrouter_mcp.errors import InvalidRequest, OpenRouterMCPError, TooLarge, UnknownModel
+from openrouter_mcp.errors import InvalidRequest, OpenRouterMCPError, TooLarge
+from openrouter_mcp.nearest import find, unknown
 from openrouter_mcp.pricing import (
     Prices,
     costs_nothing,
@@ -47,8 +48,10 @@ _INSTEAD_OF_SUFFIX = {
 }
 
 
-async def vet(request: ChatRequest, catalog: Catalog, policy: Policy, purse: Purse) -> Vetted:
-    """`request` as it may be sent.
+async def vet(
+    request: ChatRequest, catalog: Catalog, policy: Policy, purse: Purse, seen: choice.Seen = choice.NOTHING
+) -> Vetted:
+    """`request` as it may be sent. `seen` is what the models offered instead of a refused one are ranked by.
 
     Raises:
         NotFree, OverBudget, NoBound: when it could cost more than `purse` has.
@@ -61,7 +64,7 @@ async def vet(request: ChatRequest, catalog: Catalog, policy: Policy, purse: Pur
     _check_model(request)
     asked = (request.model, *request.fallbacks)  # whichever may serve
     known = await catalog.trusted() if asked != (FREE_ROUTER,) else {}
-    around = _Around(known, policy, purse)
+    around = _Around(known, policy, purse, seen)
     entries = [entry for model in asked for entry in _listed(model, request, around)]
     limits = [entry.top_provider.max_completion_tokens for entry in entries]
     max_tokens = min([request.max_tokens, *(limit for limit in limits if limit and limit > 0)])
@@ -76,12 +79,14 @@ class _Around:
     known: dict[str, Model]
     policy: Policy
     purse: Purse
+    seen: choice.Seen
 
     def admitted(self) -> list[Model]:
         return [model for model in self.known.values() if self.policy.admits(model.id)]
 
     def two_free(self, request: ChatRequest) -> list[str]:
-        return _ids(model for model in choice.free_ranked(self.admitted()) if choice.can(model, request))
+        free = choice.free_ranked(self.admitted(), seen=self.seen)
+        return _ids(model for model in free if choice.can(model, request))
 
     def two_priced(self, request: ChatRequest) -> list[str]:
         """Two that the purse bears, the most capable first."""
@@ -95,11 +100,11 @@ class _Around:
                 request, prices.image
             ):
                 bearable.append(model)
-        return _ids(choice.ranked(bearable))
+        return _ids(choice.ranked(bearable, seen=self.seen))
 
     def two_able(self, request: ChatRequest) -> list[str]:
         """Two that can do what the request needs, free ones first."""
-        free = _ids(choice.free_for(request, self.admitted()))
+        free = _ids(choice.free_for(request, self.admitted(), seen=self.seen))
         return free or (self.two_priced(request) if self.purse.limit else [])
 
     def refusal(self, model: str, reason: str, request: ChatRequest) -> OpenRouterMCPError:
@@ -138,7 +143,7 @@ def _listed(model: str, request: ChatRequest, around: _Around) -> list[Model]:
     if reason := _unlisted(model):
         raise around.refusal(model, reason, request)
     if not MODEL_ID.fullmatch(model):
-        raise UnknownModel(model, similar(model, around.known))
+        raise unknown(model, around.known)
     entry = find(model, around.known)
     if entry.alias_target:
         raise around.refusal(model, _ALIAS, request)
@@ -157,6 +162,7 @@ def _listed(model: str, request: ChatRequest, around: _Around) -> list[Model]:
 
 
 _ALIAS = "is an alias that OpenRouter may point elsewhere at any time"
+_FREE_TODAY = "is priced at zero today but is not a `:free` variant, so its price may change unannounced"
 
 
 def _unlisted(model: str) -> str:
@@ -174,6 +180,22 @@ def _unlisted(model: str) -> str:
     if author == "openrouter" and not name.endswith(FREE_SUFFIX):
         return "is one of OpenRouter's routers, which picks models of any price"
     return ""
+
+
+def why_refused(entry: Model, policy: Policy) -> str:
+    """Why no request could be for `entry`, whatever it asks; empty when one could."""
+    routes_free = entry.id == FREE_ROUTER
+    if not routes_free and (reason := _unlisted(entry.id) or (_ALIAS if entry.alias_target else "")):
+        return f"it {reason}"
+    if not policy.admits(entry.id):
+        return "this server's user decided which models may be asked, and it is not one of them"
+    if routes_free or is_free(entry):
+        return ""
+    if entry.id.endswith(FREE_SUFFIX):
+        return "it is called free and listed with a price that is not plainly zero"
+    if not policy.daily_budget:
+        return f"it {_FREE_TODAY}" if costs_nothing(entry.pricing) else "it costs money, and this server's budget is $0"
+    return "" if dearest(entry) else "its price cannot be counted beforehand"
 
 
 # --- price ----------------------------------------------------------------------------------------------------------
@@ -243,7 +265,7 @@ def _fee(request: ChatRequest, image: Decimal = Decimal(0)) -> Decimal:
 def _costs(entry: Model, request: ChatRequest) -> str:
     """Why a listed model is not free, and what this call could cost."""
     if costs_nothing(entry.pricing):
-        return "is priced at zero today but is not a `:free` variant, so its price may change unannounced"
+        return _FREE_TODAY
     bound, tokens = dearest(entry), _prompt_tokens(request, entry)
     if bound is None or tokens is None:
         return "has a price that cannot be counted beforehand"

@@ -141,7 +141,7 @@ class Writing:
             answer, "", caller, parent, at=now, seen=now, process=self.process, system=request.system,
             prompt=request.said, batch=batch, question="" if prepare else fingerprint(request),
         )  # fmt: skip
-        running = Running(entry, Draft(answer), self._clock())
+        running = Running(entry, Draft(answer, caller=caller), self._clock())
 
         async def ask() -> None:
             final = request

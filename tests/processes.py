@@ -33,7 +33,7 @@ def environment(**settings: str) -> dict[str, str]:
         CLEAN
         | dict.fromkeys(("HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
         | {"PYTHONWARNINGS": "error"}
-        | {"OPENROUTER_MCP_STATE_DIR": tempfile.mkdtemp(dir=_BOOKS.name)}
+        | {name: tempfile.mkdtemp(dir=_BOOKS.name) for name in ("OPENROUTER_MCP_STATE_DIR", "OPENROUTER_MCP_CACHE_DIR")}
         | settings
     )
 
@@ -117,6 +117,7 @@ class Upstream:
             "OPENROUTER_API_KEY": CANARY,
             "OPENROUTER_BASE_URL": f"http://127.0.0.1:{port}/api/v1",
             "OPENROUTER_MCP_STATE_DIR": self._books.name,
+            "OPENROUTER_MCP_CACHE_DIR": self._books.name,
         }
 
 

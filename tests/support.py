@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from openrouter_mcp.app import App, open_app
 from openrouter_mcp.reading import Timeouts
-from openrouter_mcp.sandbox import Sandbox
+from openrouter_mcp.sandbox import Fault, Sandbox
 from openrouter_mcp.sandbox.transport import StreamingTransport
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings
@@ -98,3 +98,12 @@ async def until(condition: Callable[[], bool]) -> None:
     with anyio.fail_after(5):
         while not condition():
             await anyio.lowlevel.checkpoint()
+
+
+LISTS = ("/models/user", "/models")
+
+
+def fail_lists(sandbox: Sandbox, fault: Fault, times: int | None = None) -> None:
+    """Spoil the next `times` requests (None: all) for either list of models, the key's own and the public one."""
+    for path in LISTS:
+        sandbox.fail(fault, times=times, path=path)

@@ -12,7 +12,7 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import SETTINGS, Time, ask, connected, opened
+from support import SETTINGS, Time, ask, connected, fail_lists, opened
 
 from openrouter_mcp import audit
 from openrouter_mcp.chat import ChatRequest
@@ -282,7 +282,7 @@ async def test_no_pick_of_the_free_router_closes_the_guard_but_a_priced_one(sand
 async def test_without_a_catalogue_a_name_cannot_be_placed_and_closes_nothing(
     sandbox: Sandbox, shared: Settings
 ) -> None:
-    sandbox.fail(faults.server_error(503), times=None, path="/models")
+    fail_lists(sandbox, faults.server_error(503))
     async with connected(sandbox, settings=shared) as client:
         _, record, is_error = await ask(client, prompt="Hi")
     assert not is_error

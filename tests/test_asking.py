@@ -2,7 +2,7 @@
 
 import pytest
 from mcp import Client
-from support import CANARY, ERAS, ask, connected
+from support import CANARY, ERAS, ask, connected, fail_lists
 
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 
@@ -77,7 +77,7 @@ async def test_a_model_too_small_for_the_prompt_is_not_chosen(sandbox: Sandbox) 
 
 
 async def test_where_the_catalogue_cannot_be_read_openrouters_own_free_router_serves(sandbox: Sandbox) -> None:
-    sandbox.fail(faults.server_error(503), times=None, path="/models")
+    fail_lists(sandbox, faults.server_error(503))
     async with connected(sandbox) as client:
         text, record, is_error = await ask(client, prompt="Hi")
     assert not is_error

@@ -427,7 +427,7 @@ async def test_the_key_file_is_the_one_the_key_was_read_from_however_it_is_spelt
     loaded = load(environ)
     assert loaded.key is not None
     assert loaded.key.get_secret_value() == CANARY
-    await refused(sandbox, replace(loaded, base_url=SETTINGS.base_url, state_dir=None), "key.txt")
+    await refused(sandbox, replace(loaded, base_url=SETTINGS.base_url, state_dir=None, cache_dir=None), "key.txt")
 
 
 @pytest.mark.parametrize("key_given_too", [False, True])
@@ -437,7 +437,7 @@ async def test_the_key_file_is_kept_back_too_where_the_key_itself_is_given(
     (folder / "key.txt").write_text(CANARY)
     environ = {"OPENROUTER_API_KEY_FILE": str(folder / "key.txt"), "OPENROUTER_MCP_FILES_DIR": str(folder)}
     loaded = load(environ | ({"OPENROUTER_API_KEY": CANARY} if key_given_too else {}))
-    await refused(sandbox, replace(loaded, base_url=SETTINGS.base_url, state_dir=None), "key.txt")
+    await refused(sandbox, replace(loaded, base_url=SETTINGS.base_url, state_dir=None, cache_dir=None), "key.txt")
 
 
 async def test_the_state_folder_does_not_leave_wherever_it_lies(sandbox: Sandbox, folder: Path) -> None:
@@ -453,6 +453,17 @@ async def test_the_state_folder_does_not_leave_wherever_it_lies(sandbox: Sandbox
         await refused(sandbox, kept, f"{state}/{book}")
         await refused(sandbox, only(state, state_dir=state), book)
         await refused(sandbox, only(folder / "sub", state_dir=state), f"state/{book}")
+
+
+async def test_nor_does_the_list_of_models(sandbox: Sandbox, folder: Path) -> None:
+    kept = only(folder, cache_dir=folder / "sub" / "cache")
+    async with connected(sandbox, settings=kept) as client:
+        await ask(client, "list_free_models")
+    names = [path.name for path in (folder / "sub" / "cache").iterdir()]
+    assert names
+    sandbox.requests.clear()
+    for name in names:
+        await refused(sandbox, kept, f"sub/cache/{name}")
 
 
 async def test_a_folder_inside_the_state_folder_gives_nothing(sandbox: Sandbox, folder: Path) -> None:

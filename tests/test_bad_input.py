@@ -125,7 +125,7 @@ async def test_without_a_usable_key_the_models_are_listed_and_the_rest_says_whic
 async def test_a_fault_of_our_own_is_said_to_be_one_and_keeps_its_details_in_the_log(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(_: object) -> None:
+    def broken(_: object, **__: object) -> None:
         raise KeyError("a detail")
 
     monkeypatch.setattr("openrouter_mcp.choice.free_ranked", broken)

@@ -5,7 +5,7 @@ import pytest
 from calls import PATIENT, Call, Clock, some_turns
 from mcp import Client
 from served import says
-from support import ERAS, Time, ask, connected, opened, until
+from support import ERAS, Time, ask, connected, fail_lists, opened, until
 
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
@@ -197,12 +197,12 @@ async def test_a_catalogue_with_too_few_free_models_is_said_to_be_so(sandbox: Sa
 
 async def test_a_catalogue_that_cannot_be_read_is_asked_once_for_all_models(sandbox: Sandbox) -> None:
     """A dead host takes seconds to fail; four models must not wait for it one after the other."""
-    sandbox.fail(faults.server_error(503), times=None, path="/models")
+    fail_lists(sandbox, faults.server_error(503))
     async with connected(sandbox) as client:
         _, record, is_error = await ask(client, "compare_models", prompt="Why?", models=FOUR)
     assert is_error
     assert record["code"] == "cannot_verify_price"
-    assert len(sandbox.requests) == 1
+    assert [request.path for request in sandbox.requests] == ["/models/user", "/models"]
 
 
 async def test_second_tries_of_a_comparison_leave_room_for_a_question_too(sandbox: Sandbox) -> None:

@@ -18,7 +18,7 @@ from mcp_types import (
     ErrorData,
     UrlElicitationCapability,
 )
-from support import ERAS, SETTINGS, Time, ask, opened
+from support import ERAS, SETTINGS, Time, ask, fail_lists, opened
 
 from openrouter_mcp.app import App
 from openrouter_mcp.sandbox import Sandbox, faults
@@ -204,7 +204,7 @@ async def test_what_is_free_or_capped_or_names_no_model_asks_nobody(
 async def test_the_free_router_needs_no_catalogue_where_the_person_wants_to_be_asked(
     sandbox: Sandbox, arguments: dict[str, str]
 ) -> None:
-    sandbox.fail(faults.server_error(503), times=None, path="/models")
+    fail_lists(sandbox, faults.server_error(503))
     person = Person(sandbox)
     async with with_person(sandbox, person) as (client, _):
         _, _, is_error = await ask(client, prompt="Why?", **arguments)

@@ -167,7 +167,7 @@ async def test_a_redirect_is_not_followed_and_the_other_host_sees_nothing() -> N
     async with open_app(SETTINGS, transport=httpx2.MockTransport(answer)) as app:
         with pytest.raises(Exception, match="not followed"):
             await app.client.models()
-    assert seen == ["localhost"]
+    assert seen == ["localhost", "localhost"]  # once for each list
 
 
 @pytest.mark.parametrize("model", ["openrouter/free", MODEL])
@@ -328,7 +328,7 @@ async def test_an_environment_that_no_connection_can_be_made_with_is_named(
 ) -> None:
     monkeypatch.setenv(name, "ftp://nowhere.invalid")
     settings = load({"OPENROUTER_API_KEY": CANARY, "OPENROUTER_BASE_URL": "https://openrouter.ai/api/v1"})
-    async with open_app(replace(settings, state_dir=None)) as app, Client(build(app)) as client:
+    async with open_app(replace(settings, state_dir=None, cache_dir=None)) as app, Client(build(app)) as client:
         text, record, _ = await ask(client, "list_free_models")
     assert record["code"] == "network"
     assert "could not be prepared" in text

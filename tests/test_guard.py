@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import ask, connected, opened
+from support import ask, connected, fail_lists, opened
 
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
@@ -138,7 +138,7 @@ async def test_a_price_that_rises_after_the_check_is_stopped_by_openrouter(sandb
     ids=["503", "html", "empty list", "no list", "broken JSON"],
 )
 async def test_without_a_price_list_nothing_is_sent(sandbox: Sandbox, fault: Fault) -> None:
-    sandbox.fail(fault, times=None, path="/models")
+    fail_lists(sandbox, fault)
     async with connected(sandbox) as client:
         text, record, _ = await ask(client, prompt="Hi", model="acme/tiny:free")
         assert record["code"] == "cannot_verify_price"

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from mcp import Client
 from served import MODEL, Gate
-from support import SETTINGS, Time, ask, connected, until
+from support import SETTINGS, Time, ask, connected, fail_lists, until
 
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.promises import LEASE_S
@@ -82,7 +82,7 @@ async def test_where_the_price_list_cannot_be_read_a_batch_waits_and_is_gone_on_
 ) -> None:
     batch = await left(sandbox, tmp_path, 2)
     async with server(sandbox, tmp_path) as client:
-        sandbox.fail(faults.server_error(), times=None, path="/models")
+        fail_lists(sandbox, faults.server_error())
         asked = len(sandbox.chats)
         _, record, _ = await ask(client, "read_answer", id=batch)
         assert (record["status"], record["answered"], record["failed"]) == ("partial", 2, 0)

@@ -637,7 +637,11 @@ async def test_a_routing_suffix_is_refused_and_names_the_option_that_does_the_sa
 async def test_a_resource_documents_every_option(sandbox: Sandbox, era: str) -> None:
     async with connected(sandbox, era=era) as client:
         listed = (await client.list_resources()).resources
-        assert [str(one.uri) for one in listed] == ["openrouter://options"]
+        assert [str(one.uri) for one in listed] == [
+            "openrouter://models/free",
+            "openrouter://usage",
+            "openrouter://options",
+        ]
         (content,) = (await client.read_resource("openrouter://options")).contents
     assert isinstance(content, TextResourceContents)
     rows = dict(line.split(" | ", 1) for line in content.text.splitlines() if " | " in line)
@@ -657,8 +661,9 @@ async def test_each_tool_that_takes_options_says_where_they_are_documented(sandb
         tools = (await client.list_tools()).tools
     takers = [tool for tool in tools if "options" in tool.input_schema["properties"]]
     assert [tool.name for tool in takers] == ["ask_model", "compare_models"]
-    for tool in takers:
-        assert "openrouter://options" in tool.input_schema["properties"]["options"]["description"]
+    said = [tool.input_schema["properties"]["options"]["description"] for tool in takers]
+    assert "openrouter://options" in said[0]
+    assert said[1] == "As in ask_model."
     compact = json.dumps(
         [tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools], separators=(",", ":")
     )

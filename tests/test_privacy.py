@@ -154,7 +154,9 @@ async def test_where_the_call_itself_demands_it_the_error_says_so(sandbox: Sandb
 
 
 async def test_where_the_account_demands_it_the_error_says_that(sandbox: Sandbox) -> None:
+    """Where OpenRouter does not tell beforehand what the account may use."""
     sandbox.account.allows_free = False
+    sandbox.fail(faults.server_error(503), path="/models/user")
     async with connected(sandbox) as client:
         text, record, _ = await ask(client, prompt="Hi", model=FREE[0])
     assert record["code"] == "privacy"

@@ -118,11 +118,14 @@ async def test_other_kinds_of_output_are_listed_on_request(client: httpx2.AsyncC
     assert everything["total_count"] == (await client.get("/models/count")).json()["data"]["count"] + 1
 
 
-async def test_an_unchanged_catalogue_is_not_sent_twice(sandbox: Sandbox, client: httpx2.AsyncClient) -> None:
-    tag = (await client.get("/models")).headers["etag"]
-    assert (await client.get("/models", headers={"If-None-Match": tag})).status_code == 304
+@pytest.mark.parametrize("path", ["/models", "/models/user"])
+async def test_an_unchanged_catalogue_is_not_sent_twice(
+    sandbox: Sandbox, client: httpx2.AsyncClient, path: str
+) -> None:
+    tag = (await client.get(path)).headers["etag"]
+    assert (await client.get(path, headers={"If-None-Match": tag})).status_code == 304
     sandbox.catalog[0]["pricing"]["prompt"] = "0.5"
-    changed = await client.get("/models", headers={"If-None-Match": tag})
+    changed = await client.get(path, headers={"If-None-Match": tag})
     assert changed.json()["data"][0]["pricing"]["prompt"] == "0.5"
 
 

@@ -26,19 +26,26 @@ def key_of(read: Settings) -> str | None:
 
 def test_an_empty_environment_gives_the_defaults() -> None:
     found = load({})
-    assert found == Settings(base_url="https://openrouter.ai/api/v1", state_dir=found.state_dir)
-    assert found.state_dir is not None
-    assert found.state_dir.is_absolute()
-    assert found.state_dir.name == "openrouter-mcp"
+    assert found == Settings(
+        base_url="https://openrouter.ai/api/v1", state_dir=found.state_dir, cache_dir=found.cache_dir
+    )
+    for folder in (found.state_dir, found.cache_dir):
+        assert folder is not None
+        assert folder.is_absolute()
+        assert folder.name == "openrouter-mcp"
+    assert found.state_dir != found.cache_dir
 
 
-def test_the_state_folder_is_the_one_named_and_never_relative_to_wherever_a_client_starts_the_server(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("name", "field"), [("OPENROUTER_MCP_STATE_DIR", "state_dir"), ("OPENROUTER_MCP_CACHE_DIR", "cache_dir")]
+)
+def test_a_folder_is_the_one_named_and_never_relative_to_wherever_a_client_starts_the_server(
+    tmp_path: Path, name: str, field: str
 ) -> None:
-    assert load({"OPENROUTER_MCP_STATE_DIR": f" {tmp_path} "}).state_dir == tmp_path
+    assert getattr(load({name: f" {tmp_path} "}), field) == tmp_path
     for relative in ("state", "./state", "~/state"):
-        with pytest.raises(BadSetting, match="absolute"):
-            load({"OPENROUTER_MCP_STATE_DIR": relative})
+        with pytest.raises(BadSetting, match=f"{name} must be an absolute path"):
+            load({name: relative})
 
 
 @pytest.mark.parametrize("around", ["{}", " {} ", "{}\n", "\r\n\t{}\r\n"], ids=ascii)

@@ -334,7 +334,7 @@ CALLS: list[tuple[str, dict[str, Any]]] = [("ask_model", CALL), ("compare_models
 
 
 @pytest.mark.parametrize(("tool", "arguments"), CALLS)
-@pytest.mark.parametrize("path", ["/models", "/key"])
+@pytest.mark.parametrize("path", ["/models/user", "/key"])
 async def test_a_call_cancelled_before_anything_was_sent_holds_nothing(
     sandbox: Sandbox, path: str, tool: str, arguments: dict[str, Any]
 ) -> None:

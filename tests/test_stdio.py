@@ -29,7 +29,8 @@ async def test_a_client_lists_asks_compares_and_checks_over_stdio(era: str) -> N
     async with Client(server, mode=era) as client:
         assert client.protocol_version == ("2026-07-28" if era == "auto" else "2025-11-25")
         assert [tool.name for tool in (await client.list_tools()).tools] == [
-            "ask_model", "compare_models", "ask_many", "read_answer", "list_free_models", "check_credits",
+            "ask_model", "compare_models", "ask_many", "read_answer", "list_free_models", "find_models",
+            "check_credits",
         ]  # fmt: skip
         text, _, is_error = await ask(client, prompt="Grüße, 世界 👩‍🚀?", model="acme/tiny:free")
         assert not is_error

@@ -53,7 +53,11 @@ async def test_each_tool_says_in_one_short_line_what_it_does_and_then_what_it_co
 
 async def test_annotations_are_honest() -> None:
     hints = {tool.name: tool.annotations for tool in await listed() if tool.annotations}
-    assert {name for name, hint in hints.items() if hint.read_only_hint} == {"list_free_models", "check_credits"}
+    assert {name for name, hint in hints.items() if hint.read_only_hint} == {
+        "list_free_models",
+        "find_models",
+        "check_credits",
+    }
     assert {name for name, hint in hints.items() if not hint.idempotent_hint} == {
         "ask_model",
         "compare_models",

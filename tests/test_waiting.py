@@ -15,7 +15,7 @@ from processes import SERVER, environment, initialize, receive, send, spawned
 from support import ERAS, SETTINGS, ask, connected, opened, until
 from test_http import client_of, serving
 
-from openrouter_mcp.sandbox import Fault, Sandbox
+from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
 from openrouter_mcp.writing import Waits
 
@@ -103,12 +103,13 @@ async def test_what_came_before_the_question_counts_as_well(
         _, record, _ = await ask(client, prompt="Why?", model=TINY)
         arguments = {"continue_from": record["id"], "model": TINY} if tool == "ask_model" else {"models": THREE[:2]}
         at.jump(4000)  # what is known of the catalogue is too old
+        sandbox.fail(faults.server_error(503), path="/models/user")
         sandbox.fail(Fault(delay_headers_s=catalogue_s), path="/models")
         sandbox.fail(Fault(then="stall"), times=None)
         before = len(sandbox.requests)
         async with anyio.create_task_group() as group:
             call = Call(group, client, tool, token=token, prompt="And then?", **arguments)
-            await until(lambda: len(sandbox.requests) > before)
+            await until(lambda: sandbox.requests[-1].path == "/models" and len(sandbox.requests) > before)
             at.jump(catalogue_s)
             await until(lambda: sandbox.open_streams > 0)
             at.jump(deadline_s - catalogue_s - 1)

@@ -293,7 +293,7 @@ def test_credits_are_exact(bought: str, used: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", [{"usage": "lots"}, {"free_model_daily_requests": {"used": 1}}, {"expires_at": 5}], ids=repr
+    "odd", [{"usage_daily": "lots"}, {"free_model_daily_requests": {"used": 1}}, {"expires_at": 5}], ids=repr
 )
 def test_an_odd_fact_about_the_key_hides_no_other(odd: dict[str, object]) -> None:
     key = records.read_key({"data": {**OLD_KEY, **odd}})

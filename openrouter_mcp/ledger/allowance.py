@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from openrouter_mcp.choice import Seen
 from openrouter_mcp.errors import (
     BadKey,
     DailyQuota,
@@ -22,12 +23,14 @@ from openrouter_mcp.errors import (
     OpenRouterMCPError,
     Outcome,
 )
+from openrouter_mcp.ledger import sums
 from openrouter_mcp.ledger.promises import Promises
 from openrouter_mcp.ledger.shelf import Shelf
-from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, next_midnight
+from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, day_of, next_midnight
 from openrouter_mcp.ledger.spending import Spending
 from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.ledger.standing import Standing
+from openrouter_mcp.ledger.sums import Ended, Month
 from openrouter_mcp.records import KeyInfo
 from openrouter_mcp.wire import Usage
 
@@ -78,6 +81,7 @@ class Ledger:
         self.spending = Spending(self._key, self._shelf, inquire, clock=clock)
         self._read_at = float("-inf")
         self._must_read = False
+        self._last: Standing | None = None
         self._one_reader = anyio.Lock()
 
     async def aclose(self) -> None:
@@ -137,16 +141,23 @@ class Ledger:
         """What is used and left, without asking OpenRouter."""
         return await self._shelf.use(self._look)
 
+    @property
+    def seen(self) -> Seen:
+        """What was known of the models when this process last looked into the book."""
+        return Seen() if self._last is None else self._last.seen
+
     def _look(self, book: Book) -> Standing:
         now = self._clock()
         use, cooldowns = book.use(self._key, now), book.cooldowns()
-        return Standing(
+        self._last = Standing(
             use=use,
             per_minute=self._shelf.per_minute,
             now=now,
             cooldowns={model: cooldown for model, cooldown in cooldowns.items() if cooldown.until > now},
             warning=self._shelf.warning,
+            health=sums.health(book.db, book.account(book.db, self._key), now),
         )
+        return self._last
 
     # --- what a request taught us -------------------------------------------------------------------------------------
 
@@ -181,6 +192,21 @@ class Ledger:
             return self._look(book)
 
         return await self._shelf.use(recover_and_look)
+
+    async def ended(self, ended: Ended, slot: Slot | None) -> None:
+        """Count a request for which no money was held, on the day of its `slot`."""
+
+        def count(book: Book) -> None:
+            with book.transaction() as db:
+                sums.count(db, day_of(slot.at if slot else self._clock()), book.account(db, self._key), ended)
+
+        await self._shelf.use(count)
+
+    async def month(self, caller: str | None = None) -> Month:
+        """What each model was asked, wrote and cost in this UTC month and today, for `caller` or for all."""
+        return await self._shelf.use(
+            lambda book: sums.month(book.db, book.account(book.db, self._key), self._clock(), caller)
+        )
 
     async def claim(self, models: Sequence[str]) -> list[str]:
         """Of `models`, those this caller may choose now. One whose cooldown just ended goes to one caller alone, as a

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_CEILING, Decimal
 
+from openrouter_mcp.ledger import sums
 from openrouter_mcp.ledger.slots import day_of
 from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.ledger.sums import Ended, Sum
 from openrouter_mcp.pricing import price
 from openrouter_mcp.text import number
 
@@ -94,10 +96,16 @@ def spent(book: Book, key: str, now: float) -> Spent:
     return Spent(by_model, held)
 
 
-def settle(book: Book, charge_id: int, cost: Decimal) -> None:
-    """The call cost so much."""
+def settle(book: Book, charge_id: int, cost: Decimal, ended: Ended | None = None) -> None:
+    """The call cost so much; it `ended` so, if that is not noted yet."""
     with book.transaction() as db:
-        db.execute("UPDATE charges SET cost = ? WHERE id = ?", (_text(cost), charge_id))
+        _note(book, charge_id, ended)
+        row = db.execute("SELECT day, account, model, caller, cost FROM charges WHERE id = ?", (charge_id,)).fetchone()
+        if row:
+            *place, before = row
+            already, exact = Decimal(0) if before is None else price(before), Decimal(_text(cost))
+            sums.add(db, tuple(place), Sum(cost=None if already is None else exact - already))
+            db.execute("UPDATE charges SET cost = ? WHERE id = ?", (_text(cost), charge_id))
 
 
 def release(book: Book, charges: Sequence[Charge]) -> None:
@@ -106,10 +114,22 @@ def release(book: Book, charges: Sequence[Charge]) -> None:
         db.executemany("DELETE FROM charges WHERE id = ?", [(charge.id,) for charge in charges])
 
 
-def leave_open(book: Book, charge: Charge, generation: str, now: float) -> None:
+def leave_open(book: Book, charge: Charge, generation: str, now: float, ended: Ended | None = None) -> None:
     """The call ended and its cost is not known: it stays held, and may be asked about by `generation`."""
     with book.transaction() as db:
+        _note(book, charge.id, ended)
         db.execute("UPDATE charges SET generation = ?, ended = ? WHERE id = ?", (generation, now, charge.id))
+
+
+def _note(book: Book, charge_id: int, ended: Ended | None) -> None:
+    """What it ended in; its cost is for the model that served, and counts when it is known."""
+    row = book.db.execute("SELECT day, account FROM charges WHERE id = ?", (charge_id,)).fetchone()
+    if ended and row:
+        book.db.execute(
+            "UPDATE charges SET model = ?, caller = ? WHERE id = ?", (ended.models[0], ended.caller, charge_id)
+        )
+        day, account = row
+        sums.count(book.db, day, account, ended)
 
 
 def due(book: Book, key: str, now: float) -> list[tuple[int, str, Decimal]]:

@@ -13,6 +13,7 @@ from openrouter_mcp.ledger import money
 from openrouter_mcp.ledger.money import Charge, Closure, Spent
 from openrouter_mcp.ledger.shelf import Shelf
 from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.ledger.sums import Ended
 from openrouter_mcp.refusals import CannotReserve
 from openrouter_mcp.text import usd
 from openrouter_mcp.wire import Usage
@@ -66,10 +67,10 @@ class Spending:
             raise CannotReserve
         return held
 
-    async def settle(self, charge: Charge, cost: Decimal) -> None:
-        """The call cost so much USD."""
+    async def settle(self, charge: Charge, cost: Decimal, ended: Ended | None = None) -> None:
+        """The call cost so much USD, and `ended` so."""
         if self._shelf.holds(charge):
-            await self._shelf.use(money.settle, charge.id, cost)
+            await self._shelf.use(money.settle, charge.id, cost, ended)
 
     async def release(self, charges: Sequence[Charge]) -> None:
         """Nothing was sent for these; done even for a caller that is being cancelled."""
@@ -78,10 +79,10 @@ class Spending:
             if mine:
                 await self._shelf.use(money.release, mine)
 
-    async def leave_open(self, charge: Charge, generation: str) -> None:
-        """The call ended without a word on its cost, which stays held until OpenRouter tells or the day ends."""
+    async def leave_open(self, charge: Charge, generation: str, ended: Ended | None = None) -> None:
+        """The call `ended` without a word on its cost, which stays held until OpenRouter tells or the day ends."""
         if self._shelf.holds(charge):
-            await self._shelf.use(money.leave_open, charge, generation, self._clock())
+            await self._shelf.use(money.leave_open, charge, generation, self._clock(), ended)
 
     async def learn(self) -> None:
         """Ask OpenRouter what the calls cost that ended without a word on it, where that is due."""

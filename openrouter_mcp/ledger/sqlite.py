@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from openrouter_mcp.errors import UnusableBook
+from openrouter_mcp.ledger import sums
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, earliest, next_midnight
 from openrouter_mcp.text import number
 
-VERSION = 3
+VERSION = 4
 BUSY_S = 10.0  # how long a sibling may hold the book before it counts as unusable
 _LONGEST_MINUTE_STOP_S = 90.0
 _LONGEST_COOLDOWN_S = 600.0
@@ -40,7 +41,7 @@ CREATE TABLE IF NOT EXISTS cooldowns (
 CREATE TABLE IF NOT EXISTS charges (
     id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, day INTEGER NOT NULL, model TEXT NOT NULL,
     amount TEXT NOT NULL, cost TEXT, generation TEXT NOT NULL DEFAULT '', ended REAL,
-    inquiries INTEGER NOT NULL DEFAULT 0
+    inquiries INTEGER NOT NULL DEFAULT 0, caller TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS charges_by_day ON charges (account, day);
 CREATE TABLE IF NOT EXISTS batches (
@@ -103,7 +104,10 @@ class Book:
         # book broken; then it is set aside. Waiting for the disk would cost each free request some milliseconds.
         self.db.execute("PRAGMA synchronous=OFF")
         if version < VERSION:
-            self.db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;")
+            with self.transaction() as db:
+                for statement in f"{_SCHEMA}{sums.SCHEMA}PRAGMA user_version={VERSION}".split(";"):
+                    db.execute(statement)
+                sums.take_over(db)
 
     def close(self) -> None:
         """Close the file."""
@@ -219,6 +223,7 @@ class Book:
             db.execute("UPDATE slots SET account = ? WHERE account = ?", (account, key))
             db.execute("UPDATE charges SET account = ? WHERE account = ?", (account, key))
             db.execute("UPDATE batches SET account = ? WHERE account = ?", (account, key))
+            sums.rename(db, key, account)
             db.execute("UPDATE OR IGNORE accounts SET account = ? WHERE account = ?", (account, key))
             rest = db.execute("SELECT minute_stop, day_stop FROM accounts WHERE account = ?", (key,)).fetchone()
             if rest:

@@ -1,7 +1,10 @@
 """How an account stands with its free requests."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from openrouter_mcp.choice import Health, Seen
 from openrouter_mcp.ledger.slots import next_midnight
 from openrouter_mcp.ledger.sqlite import Cooldown, Use
 from openrouter_mcp.text import time_of_day
@@ -19,6 +22,13 @@ class Standing:
     now: float
     cooldowns: dict[str, Cooldown]
     warning: str
+    health: Mapping[str, Health]
+
+    @property
+    def seen(self) -> Seen:
+        """What is to be known of models before one is chosen."""
+        cooling = {model: cooldown.until - self.now for model, cooldown in self.cooldowns.items()}
+        return Seen(cooling, self.health, datetime.fromtimestamp(self.now, UTC).date())
 
     @property
     def share_left(self) -> float:

@@ -1,52 +1,103 @@
-"""The account's standing as text."""
+"""The account's standing, as text and as the structure that says the same."""
 
+from collections.abc import Mapping
 from decimal import Decimal
 
 from openrouter_mcp.guard import Budget
+from openrouter_mcp.ledger.slots import DAY_S, next_midnight
 from openrouter_mcp.ledger.standing import Standing
+from openrouter_mcp.ledger.sums import Month, Sum
 from openrouter_mcp.records import Credits, KeyInfo
+from openrouter_mcp.render.key import Figures, balance_line, decimal, limits, moment_of, usage, usd_or_unknown
+from openrouter_mcp.render.key import figures as key_figures
 from openrouter_mcp.render.reply import Reply
-from openrouter_mcp.text import duration, one_line, usd
+from openrouter_mcp.text import duration, one_line, time_of_day, usd
+
+_MOST = 5  # models in a line
+_SOON_DAYS = 30
+_KEYS = "https://openrouter.ai/settings/keys"
+# What a client is told of the structure. Whatever is null is unknown, or is not set.
+SHAPE_OF_CREDITS: dict[str, object] = {
+    "type": "object",
+    "properties": {
+        "warnings": {"type": "array", "items": {"type": "string"}},
+        "guard": {"type": "string"},
+        "free_requests": {"type": "object"},
+        "budget_left_usd": {"type": "string"},
+        "spent_today_usd": {"type": "object"},
+        "spent_this_month_usd": {"type": "object"},
+        "key_remaining_usd": {},
+        "balance_usd": {},
+    },
+    "required": ["warnings", "guard", "free_requests", "budget_left_usd"],
+    "description": "USD as decimal strings; null: unknown or none",
+}
 
 
 def credits(  # noqa: A001 - OpenRouter's noun
-    key: KeyInfo, balance: Credits | None, standing: Standing, budget: Budget, *, unread: str = ""
+    key: KeyInfo,
+    balance: Credits | None,
+    standing: Standing,
+    budget: Budget,
+    sums: Month,
+    *,
+    unread: str = "",
+    unshown: str = "",
 ) -> Reply:
-    """What the key may still do. A balance OpenRouter does not show is unknown, never $0; `unread` says why it did not
-    say anything."""
+    """What the key may still do, and what it did. What OpenRouter does not say is unknown, never $0: `unread` is why it
+    said nothing of the key, `unshown` why nothing of the balance."""
     left = None if balance is None else balance.total_credits - balance.total_usage
-    closed = [f"THE GUARD IS CLOSED, nothing is sent: {budget.closures[0].reason}."] if budget.closures else []
-    lines = [*closed, *_allowance_lines(standing), *_budget_lines(budget)]
-    if unread:
-        lines.append(f"Key limit, spending and balance: unknown, OpenRouter did not say ({unread}).")
-    else:
-        lines += [_limit_line(key), _usage_line(key)]
-        lines.append(
-            "Balance: unknown; OpenRouter shows it to management keys only." if left is None else _balance(left)
+    closed = budget.closures
+    warnings = [
+        *([f"THE GUARD IS CLOSED, nothing is sent: {one_line(closed[0].reason, 500)}."] if closed else []),
+        *_urgent(key, standing, left),
+    ]
+    advice = [_NO_LIMIT] if key.unlimited and not key.binding else []
+    lines = warnings + _allowance(standing) + _budget(budget) + _spent(sums)
+    lines += [f"Key limit, spending and balance: unknown, OpenRouter did not say ({unread})."] if unread else []
+    lines += [] if unread else [*limits(key), *usage(key), balance_line(left, unshown)]
+    lines += advice
+    figures: Figures = {
+        "warnings": [line.removeprefix("Warning: ") for line in warnings + advice],
+        "guard": "closed" if closed else "open",
+        **_allowance_figures(standing),
+        **_budget_figures(budget),
+        **_spent_figures(sums),
+        **key_figures(key, unread),
+        "balance_usd": decimal(left),
+        "balance_unknown_because": unread or unshown or None,
+    }
+    return Reply("\n".join(lines), figures)
+
+
+_NO_LIMIT = (
+    "Warning: the key has no credit limit of its own, so nothing bounds what else uses it. Tell the user that "
+    f"{_KEYS} can set one."
+)
+
+
+def _urgent(key: KeyInfo, standing: Standing, left: Decimal | None) -> list[str]:
+    """What keeps requests from being answered, or will."""
+    warnings = [f"Warning: {standing.warning}"] if standing.warning else []
+    if left is not None and left < 0:
+        warnings.append(
+            f"Warning: the balance is negative ({usd(left)}): OpenRouter refuses free requests too. Tell the user to "
+            "add credits."
         )
-    if key.expires_at:
-        lines.append(f"The key expires: {one_line(key.expires_at, 40)}.")
-    use = standing.use
-    return Reply(
-        "\n".join(lines),
-        {
-            "free_requests": {"used": use.today, "limit": use.day_limit, "remaining": use.left},
-            "free_requests_this_minute": {"used": use.minute, "limit": standing.per_minute},
-            "cooldowns": {model: cooldown.reason for model, cooldown in standing.cooldowns.items()},
-            "budget_usd": f"{budget.daily:f}",
-            "budget_left_usd": f"{budget.left:f}",
-            "spent_today_usd": {model: f"{cost:f}" for model, cost in budget.spent.by_model.items()},
-            "guard": "closed" if budget.closures else "open",
-            "key_limit_usd": _decimal(key.limit),
-            "key_remaining_usd": _decimal(key.limit_remaining),
-            "usage_daily_usd": _decimal(key.usage_daily),
-            "usage_monthly_usd": _decimal(key.usage_monthly),
-            "balance_usd": _decimal(left),
-        },
-    )
+    expires = moment_of(key.expires_at)
+    days = (expires.timestamp() - standing.now) / DAY_S if expires else _SOON_DAYS
+    if days <= 0:
+        warnings.append(f"Warning: the key has expired. Tell the user that {_KEYS} makes another.")
+    elif days < _SOON_DAYS:
+        soon = duration(days * DAY_S)
+        warnings.append(f"Warning: the key expires in {soon}. Tell the user that {_KEYS} makes another.")
+    return warnings
 
 
-def _allowance_lines(standing: Standing) -> list[str]:
+# --- the free allowance -----------------------------------------------------------------------------------------------
+
+
+def _allowance(standing: Standing) -> list[str]:
     use = standing.use
     source = "OpenRouter's count" if use.day_limit is not None else "counted here; OpenRouter did not say"
     elsewhere = f", {use.elsewhere} of them not through this server" if use.elsewhere else ""
@@ -55,52 +106,93 @@ def _allowance_lines(standing: Standing) -> list[str]:
         f"{line[0].upper()}{line[1:]} ({source}{elsewhere}).",
         f"This minute: {use.minute} of {standing.per_minute} used.",
     ]
-    if use.stopped_until > standing.now:
-        pause = duration(use.stopped_until - standing.now)
+    if pause := _pause(standing):
         lines.append(f"OpenRouter's limit of the minute is met: nothing is sent for {pause}.")
-    if standing.cooldowns:
-        cooling = (
-            f"{one_line(model, 100)} for {duration(cooldown.until - standing.now)} ({cooldown.reason})"
-            for model, cooldown in sorted(standing.cooldowns.items())
-        )
-        lines.append(f"Not chosen for now: {', '.join(cooling)}.")
-    return [*lines, *([f"Warning: {standing.warning}"] if standing.warning else [])]
+    if cooling := _cooling(standing):
+        lines.append(f"Not chosen for now: {', '.join(f'{model} for {why}' for model, why in cooling.items())}.")
+    return lines
 
 
-def _budget_lines(budget: Budget) -> list[str]:
+def _allowance_figures(standing: Standing) -> Figures:
+    use = standing.use
+    return {
+        "free_requests": {"used": use.today, "limit": use.day_limit, "remaining": use.left},
+        "free_requests_not_through_this_server": use.elsewhere or None,
+        "free_requests_restart_at": time_of_day(next_midnight(standing.now)),
+        "free_requests_this_minute": {"used": use.minute, "limit": standing.per_minute},
+        "nothing_is_sent_for": _pause(standing),
+        "cooldowns": _cooling(standing),
+    }
+
+
+def _pause(standing: Standing) -> str | None:
+    seconds = standing.use.stopped_until - standing.now
+    return duration(seconds) if seconds > 0 else None
+
+
+def _cooling(standing: Standing) -> dict[str, str]:
+    """For how long models are left alone, and why: the longest first."""
+    longest = sorted(standing.cooldowns.items(), key=lambda one: (-one[1].until, one[0]))
+    words = {
+        one_line(model, 100): f"{duration(cooldown.until - standing.now)} ({one_line(cooldown.reason, 100)})"
+        for model, cooldown in longest[:_MOST]
+    }
+    rest = longest[_MOST:]
+    return words | ({f"{len(rest)} others": f"up to {duration(rest[0][1].until - standing.now)}"} if rest else {})
+
+
+# --- our own figures --------------------------------------------------------------------------------------------------
+
+
+def _budget(budget: Budget) -> list[str]:
     if not budget.daily:
-        money = "Budget: $0, so only free models are asked."
-    else:
-        held = f" and {usd(budget.spent.held)} held for calls whose cost is not known yet" if budget.spent.held else ""
-        money = (
-            f"Budget: {usd(budget.left)} of {usd(budget.daily)} left today ({usd(budget.spent.cost)} spent{held}); "
-            f"a call may cost {usd(budget.call)}."
-        )
-    by_model = ", ".join(f"{one_line(model, 100)} {usd(cost)}" for model, cost in budget.spent.by_model.items())
-    return [money, *([f"Spent today by model: {by_model}."] if by_model else [])]
+        return ["Budget: $0, so only free models are asked."]
+    spent = f"{usd_or_unknown(budget.spent.cost)} spent"
+    if budget.spent.held:
+        spent += f" and {usd_or_unknown(budget.spent.held)} held for calls whose cost is not known yet"
+    left = f"{usd(budget.left)} of {usd(budget.daily)} left today"
+    return [f"Budget: {left} ({spent}); a call may cost {usd(budget.call)}."]
 
 
-def _balance(left: Decimal) -> str:
-    return f"Balance: {_usd(left)}."
+def _budget_figures(budget: Budget) -> Figures:
+    figures: Figures = {"budget_usd": decimal(budget.daily), "budget_left_usd": decimal(budget.left)}
+    if budget.daily:
+        figures |= {
+            "budget_spent_usd": decimal(budget.spent.cost),
+            "budget_held_usd": decimal(budget.spent.held),
+            "budget_of_a_call_usd": decimal(budget.call),
+        }
+    return figures
 
 
-def _limit_line(key: KeyInfo) -> str:
-    if key.limit is None:
-        return (
-            "Warning: the key has no credit limit of its own, so nothing bounds what else uses it. Tell the user that "
-            "https://openrouter.ai/settings/keys can set one."
-        )
-    resets = f", resets {one_line(key.limit_reset, 20)}" if key.limit_reset else ""
-    return f"Key limit: {_usd(key.limit_remaining)} of {_usd(key.limit)} left{resets}."
+def _spent(sums: Month) -> list[str]:
+    lines = []
+    for when, by_model in (("today", sums.today), ("this month", sums.month)):
+        costs = _costs(by_model)
+        if costs:
+            each = ", ".join(f"{model} {usd_or_unknown(cost)}" for model, cost in costs.items())
+            in_all = f"; {usd_or_unknown(_in_all(by_model))} in all" if len(costs) > 1 else ""
+            lines.append(f"Spent {when} by model: {each}{in_all}.")
+    return lines
 
 
-def _usage_line(key: KeyInfo) -> str:
-    return f"Spent with this key: {_usd(key.usage_daily)} today, {_usd(key.usage_monthly)} this month (UTC)."
+def _spent_figures(sums: Month) -> Figures:
+    return {
+        "spent_today_usd": {model: decimal(cost) for model, cost in _costs(sums.today).items()},
+        "spent_today_in_all_usd": decimal(_in_all(sums.today)),
+        "spent_this_month_usd": {model: decimal(cost) for model, cost in _costs(sums.month).items()},
+        "spent_this_month_in_all_usd": decimal(_in_all(sums.month)),
+    }
 
 
-def _usd(amount: Decimal | None) -> str:
-    return "unknown" if amount is None else usd(amount)
+def _costs(by_model: Mapping[str, Sum]) -> dict[str, Decimal | None]:
+    """What the dearest models cost, those of unknown cost first, and the others together."""
+    priced = [(one_line(model, 100), each) for model, each in by_model.items() if each.cost != 0]
+    priced.sort(key=lambda one: (one[1].cost is not None, -(one[1].cost or 0), one[0]))
+    rest = dict(priced[_MOST:])
+    others = {f"{len(rest)} others": _in_all(rest)} if rest else {}
+    return {model: each.cost for model, each in priced[:_MOST]} | others
 
 
-def _decimal(amount: Decimal | None) -> str | None:
-    return None if amount is None else f"{amount:f}"
+def _in_all(by_model: Mapping[str, Sum]) -> Decimal | None:
+    return sum(by_model.values(), Sum()).cost

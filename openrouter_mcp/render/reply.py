@@ -17,5 +17,5 @@ class Reply:
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """Cells joined by bars, unpadded: padding costs tokens and helps no model."""
-    return "\n".join(" | ".join(row) for row in rows)
+    """Cells joined by bars, unpadded: padding costs tokens and helps no model. A bar in a cell would make two of it."""
+    return "\n".join(" | ".join(cell.replace("|", "/") for cell in row) for row in rows)

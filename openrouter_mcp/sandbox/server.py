@@ -194,7 +194,8 @@ def _private(sandbox: Sandbox, received: Received) -> Reply:
     match received.path.split("/")[1:]:
         case ["models", "user"]:
             usable = [row for row in sandbox.catalog if sandbox.account.allows_free or not listing.is_free(row)]
-            return whole(denied) if denied else listing.models(usable, received.query)
+            tag = received.headers.get("if-none-match", "")
+            return whole(denied) if denied else listing.models(usable, received.query, tag)
         case ["key"]:
             return whole(denied) if denied else data(sandbox.account.key(sandbox.clock()))
         case ["credits"]:

@@ -8,9 +8,10 @@ from openrouter_mcp.tools.arguments import CurrentApp
 async def check_credits(app: CurrentApp) -> Reply:
     """Show what is left: the day's budget and free requests, key limit, balance.
 
-    Use it before a large job or after a quota error. Costs nothing, uses no free request.
+    And what each model cost. Use it before a large job or after a quota error. Costs nothing, uses no free request.
     """
     key, unread = await app.ledger.try_read_key()
-    balance = None if unread else await app.client.credits()
+    balance, unshown = (None, "") if unread else await app.client.credits()
     await app.ledger.spending.learn()
-    return render.credits(key, balance, await app.ledger.standing(), await app.guard.budget(), unread=unread)
+    standing, budget, sums = await app.ledger.standing(), await app.guard.budget(), await app.ledger.month()
+    return render.credits(key, balance, standing, budget, sums, unread=unread, unshown=unshown)

@@ -55,3 +55,12 @@ Attach = Annotated[
     tuple[str, ...],
     Field(max_length=16, description="Paths in the user's folder for files, or https addresses of pictures and PDFs."),
 ]
+
+# The same fields of other tools: the list of tools is sent along with every conversation, so it says each thing once.
+_THERE = "As in ask_model."
+MaxTokensToo = Annotated[int, Field(ge=1, description=_THERE)]
+MaxCostToo = Annotated[
+    Decimal | None, Field(ge=0, max_digits=30, description=_THERE), WithJsonSchema({"type": "number", "minimum": 0})
+]
+ObjectToo = Annotated[dict[str, Any] | None, Field(description=_THERE), WithJsonSchema({"type": "object"})]
+AttachToo = Annotated[tuple[str, ...], Field(max_length=16, description=_THERE)]

@@ -8,12 +8,16 @@ from openrouter_mcp import compare, render
 from openrouter_mcp.render import Reply
 from openrouter_mcp.tools.arguments import (
     Attach,
+    AttachToo,
     ContinueFrom,
     CurrentApp,
     CurrentWatch,
     Form,
     MaxCost,
+    MaxCostToo,
     MaxTokens,
+    MaxTokensToo,
+    ObjectToo,
     Prompt,
     RareOptions,
     System,
@@ -72,11 +76,11 @@ async def compare_models(
     ] = (),
     judge: Annotated[str, Field(description="Id of a model that ranks the answers blind.")] = "",
     system: System = "",
-    schema: Form = None,
-    attach: Attach = (),
-    max_tokens: MaxTokens = 8192,
-    max_cost_usd: MaxCost = None,
-    options: RareOptions = None,
+    schema: ObjectToo = None,
+    attach: AttachToo = (),
+    max_tokens: MaxTokensToo = 8192,
+    max_cost_usd: MaxCostToo = None,
+    options: ObjectToo = None,
 ) -> Reply:
     """Ask 2 to 8 models the same thing at once and see their answers side by side.
 
@@ -108,9 +112,9 @@ async def ask_many(
     ],
     model: Annotated[str, Field(description="An id; omitted: the best free ones right now.")] = "",
     system: System = "",
-    schema: Form = None,
-    max_tokens: MaxTokens = 8192,
-    max_cost_usd: MaxCost = None,
+    schema: ObjectToo = None,
+    max_tokens: MaxTokensToo = 8192,
+    max_cost_usd: MaxCostToo = None,
 ) -> Reply:
     """Ask one model many separate things in one call.
 

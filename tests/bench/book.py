@@ -155,7 +155,7 @@ async def _say_nothing() -> KeyInfo:
 
 def main() -> None:
     """Serve over stdio until stdin ends."""
-    os.environ["OPENROUTER_MCP_STATE_DIR"] = sys.argv[1]
+    os.environ["OPENROUTER_MCP_STATE_DIR"] = os.environ["OPENROUTER_MCP_CACHE_DIR"] = sys.argv[1]
     opening.open_app = functools.partial(open_app, per_minute=_PLENTY)  # type: ignore[attr-defined]
     if "--no-look" in sys.argv:
         Batches.wake = lambda *_: None  # type: ignore[method-assign]

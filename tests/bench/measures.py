@@ -25,6 +25,8 @@ SLOW_MS = 200.0
 AT_ONCE = 64
 PROMPTS = 100
 _BATCH_AT_ONCE = 5
+_MANY_MODELS = 10_000  # thirty times as many as there are
+_SEARCH_MS = 20.0
 
 
 @dataclass
@@ -167,6 +169,28 @@ def _long_answer(server: Child, tool: str, columns: list[list[float]]) -> None:
         column.append(_call(server, "read_answer", {"id": answer["_meta"]["openrouter"]["id"], "page": page}))
 
 
+def searches(runs: int) -> list[Row]:
+    """Times (ms) of calls that look through a list of 10,000 models, once it is read; the aim is for a search."""
+    calls: Mapping[str, tuple[str, Mapping[str, object]]] = {
+        "`find_models` by words": ("find_models", {"search": "vendor-7 coder", "max_price": 100}),
+        "`find_models` by abilities and a task": ("find_models", {"needs": ["tools", "reasoning"], "sort": "code"}),
+        "`find_models` of all, by price": ("find_models", {"sort": "price", "limit": 50}),
+        "`list_free_models` for a task": ("list_free_models", {"task": "translation into German"}),
+    }
+    rows = [Row(f"{name}, over {_MANY_MODELS:,} models", "ms") for name in calls]
+    rows[0].most = _SEARCH_MS
+    with (
+        _upstream("--models", str(_MANY_MODELS)) as base_url,
+        tempfile.TemporaryDirectory() as folder,
+        child.started((_UNPACED, folder), base_url) as ours,
+    ):
+        child.initialize(ours)
+        for row, (tool, arguments) in zip(rows, calls.values(), strict=True):
+            _call(ours, tool, arguments)
+            row.ours = [_call(ours, tool, arguments) for _ in range(runs)]
+    return rows
+
+
 @contextmanager
 def _over_loopback() -> Generator[tuple[Child, Child]]:
     """Our server and the bare one, initialized, over one upstream."""
@@ -182,9 +206,9 @@ def _over_loopback() -> Generator[tuple[Child, Child]]:
 
 
 @contextmanager
-def _upstream() -> Generator[str]:
-    """The address of one."""
-    slow, long = (f"{model}={SLOW_MS}" for model in _SLOW), ("--long", _TALKER)
+def _upstream(*more: str) -> Generator[str]:
+    """The address of one; with `more` arguments instead of that for the model that talks."""
+    slow, long = (f"{model}={SLOW_MS}" for model in _SLOW), more or ("--long", _TALKER)
     with child.started((str(_HERE / "upstream.py"), str(DELAY_MS), *slow, *long)) as upstream:
         yield f"http://127.0.0.1:{int(child.read_line(upstream))}/api/v1"
 

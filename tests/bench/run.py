@@ -12,6 +12,7 @@ import time
 
 import book
 import measures
+import models
 from measures import Row
 
 _HEAD = ("measurement", "unit", "ours: median (min-max)", "bare: median (min-max)", "ratio", "aim", "")
@@ -28,8 +29,10 @@ def main() -> None:
         *(measures.calls(5, 1, 1) if quick else measures.calls(one_by_one=200, bursts=10, comparisons=10)),
         *measures.comparisons_at_once(runs=1 if quick else 3),
         *(measures.batches(1, 5) if quick else measures.batches(runs=10, looks=300)),
+        *measures.searches(runs=2 if quick else 50),
         *measures.long_answers(runs=1 if quick else 5),
         *book.reservations(runs=50 if quick else 2000),
+        *models.catalogues(runs=1 if quick else 10),
         *measures.listing(),
     ]
     print(table(rows))

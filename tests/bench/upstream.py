@@ -1,8 +1,8 @@
 # ruff: noqa: T201 - the port is this program's one answer
 """Serves the sandbox on a free loopback port, with delays and without limits; prints the port; ends when stdin does.
 
-`python upstream.py MS [MODEL=MS ...] [--long MODEL]`: milliseconds before the first token, for all models and for
-single ones; and the model that says 2 MB at once.
+`python upstream.py MS [MODEL=MS ...] [--models COUNT] [--long MODEL]`: milliseconds before the first token, for all
+models and for single ones; how many models there are besides the sandbox's; and the model that says 2 MB at once.
 """
 
 import json
@@ -13,6 +13,7 @@ from threading import Thread
 import uvicorn
 
 from openrouter_mcp.sandbox import Fault, Sandbox
+from openrouter_mcp.sandbox.models import Row, model
 
 _PLENTY = 1_000_000
 _LONG = 2_000_000  # bytes
@@ -29,6 +30,10 @@ def main() -> None:
         model = arguments.pop()
         arguments.pop()
         sandbox.fail(Fault(body=_long(), headers={"content-type": "text/event-stream"}), times=None, model=model)
+    if "--models" in arguments:
+        count = int(arguments.pop())
+        arguments.pop()
+        sandbox.catalog += [_model(number) for number in range(count)]
     for argument in arguments:
         model, _, delay_ms = argument.rpartition("=")
         sandbox.delays[model] = float(delay_ms) / 1000
@@ -47,6 +52,15 @@ def _long() -> bytes:
     event = f"data: {json.dumps({'choices': [{'delta': {'content': _PIECE}}]})}\n\n".encode()
     last = b'data: {"choices": [{"delta": {}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
     return event * (_LONG // len(_PIECE)) + last
+
+
+def _model(number: int) -> Row:
+    """One of many: some free, some that reason, no two alike."""
+    name = f"vendor-{number % 100}/{('large', 'coder', 'vision', 'small')[number % 4]}-{number}"
+    scores = (number % 600 / 10, number % 500 / 10, number % 400 / 10)
+    if number % 10:
+        return model(name, f"0.00000{number + 1}", f"0.00000{number + 9}", can="tools schema think", scores=scores)
+    return model(f"{name}:free", "0", "0", can="tools", reads="text image", scores=scores)
 
 
 def _stop_at_end_of_stdin(server: uvicorn.Server) -> None:
