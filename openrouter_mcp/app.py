@@ -38,6 +38,11 @@ class App:
     batches: Batches
     results: Results
 
+    def leave(self) -> None:
+        """The server ends: who waits gets what there is, and what is left of batches is for the next one."""
+        self.batches.leave()
+        self.writing.leave()
+
 
 @asynccontextmanager
 async def open_app(

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from openrouter_mcp.callers import Caller
 from openrouter_mcp.chat import Part
 from openrouter_mcp.errors import BadFile
 from openrouter_mcp.files import read, shown
@@ -32,22 +33,22 @@ _SUFFIXES = {
 }
 _IN_WORDS = {"image": "picture", "audio": "sound", "file": "PDF"}
 _PICTURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"GIF87a": "gif", b"GIF89a": "gif"}
-_OVER_HTTP = "Files are not sent over HTTP; https addresses of pictures and PDFs can be attached."
+_OVER_HTTP = "You have no folder to send files from; https addresses of pictures and PDFs can be attached."
 _NO_FOLDER = (
     "There is no folder that files may be sent from. Tell the user that OPENROUTER_MCP_FILES_DIR names one; https "
     "addresses of pictures and PDFs can be attached without."
 )
 
 
-def load(attach: Sequence[str], settings: Settings) -> tuple[Part, ...]:
-    """Each path or address as a part of the message.
+def load(attach: Sequence[str], settings: Settings, caller: Caller) -> tuple[Part, ...]:
+    """Each path or address as a part of the message, files from the folders of `caller`.
 
     Raises:
         BadFile: for the first that cannot be sent, and when they are too much together.
     """
     parts: list[Part] = []
     for each in attach:
-        parts.append(_linked(each) if "://" in each else _read(each, settings))
+        parts.append(_linked(each) if "://" in each else _read(each, settings, caller))
         if sum(part.size for part in parts) > _MOST_IN_ALL:
             raise BadFile(f"The files have over {_MOST_IN_ALL // _MB} MB together. Attach fewer at a time.")
     return tuple(parts)
@@ -65,11 +66,11 @@ def _linked(url: str) -> Part:
     return Part("image", name, {"type": "image_url", "image_url": {"url": url}})
 
 
-def _read(path: str, settings: Settings) -> Part:
-    if not settings.files:
-        raise BadFile(_OVER_HTTP if settings.caller else _NO_FOLDER)
-    secrets = [found for found in (settings.key_file, settings.state_dir, settings.cache_dir) if found]
-    content = read(path, settings.files, secrets, most=_MOST_OTHER)
+def _read(path: str, settings: Settings, caller: Caller) -> Part:
+    if not caller.files:
+        raise BadFile(_OVER_HTTP if caller.name else _NO_FOLDER)
+    secrets = [found for found in (settings.key_file, settings.state_dir, settings.cache_dir, *settings.own) if found]
+    content = read(path, caller.files, secrets, most=_MOST_OTHER)
     name = _named(path)
     kind, form = _kind(content)
     meant = _SUFFIXES.get(PurePath(name).suffix.lower(), kind)

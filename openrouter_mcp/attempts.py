@@ -77,7 +77,7 @@ class Attempts:
         """
         ours = request.model in ("", FREE_ROUTER)
         if ours:
-            purse = self._guard.nothing()
+            purse = self._guard.nothing(purse.caller)
         gives_up_at = self._clock() + LONGEST_WAIT_S
         call = _Call(request, purse, draft, held, spare, ours=ours, choose=ours, gives_up_at=gives_up_at)
         try:
@@ -147,7 +147,9 @@ class Attempts:
             slot, held.slot = held.slot, None
             await self._ledger.give_back([slot])
             time_left = call.gives_up_at - self._clock()
-            (held.slot,) = await self._ledger.reserve(longest_wait=time_left, spare=call.spare)
+            (held.slot,) = await self._ledger.reserve(
+                longest_wait=time_left, spare=call.spare, caller=call.purse.caller
+            )
             await self._pause(call, self._ledger.wait_for(held.slot), _FOR_A_SLOT)
         if held.slot.wait > 0:
             await self._guard.require_open()  # another process may have closed it meanwhile
@@ -238,7 +240,7 @@ class Attempts:
 
     async def _left(self, call: "_Call", standing: Standing) -> str:
         """What is left today of that which the call uses up."""
-        return str(standing if call.tries.free else await self._guard.budget())
+        return str(standing if call.tries.free else await self._guard.budget(call.purse.caller))
 
     # --- our choice of models ---------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from openrouter_mcp import plans
 from openrouter_mcp.answers import Answers
 from openrouter_mcp.archive import KEPT_S
 from openrouter_mcp.asking import AGAIN, SPARE, Asking, Parts
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.compare import vet_all
 from openrouter_mcp.errors import DailyQuota, OpenRouterMCPError, TooLarge
@@ -53,8 +54,7 @@ class Batches:
         self.asked: dict[str, Asking] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._one_look = anyio.Lock()
-        self._look: asyncio.Task[None] | None = None
-        self._looking = anyio.CancelScope()
+        self._looks: dict[str, tuple[anyio.CancelScope, asyncio.Task[None]]] = {}  # by caller
         self.leaving = False
 
     def leave(self) -> None:
@@ -65,9 +65,11 @@ class Batches:
 
     async def aclose(self) -> None:
         """Leave what is under way, and let it end."""
-        if self._look:
-            self._looking.cancel()
-            await asyncio.wait([self._look])
+        looks = [*self._looks.values()]
+        for scope, _ in looks:
+            scope.cancel()
+        if looks:
+            await asyncio.wait([task for _, task in looks])
         self.leave()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
@@ -97,7 +99,7 @@ class Batches:
         *,
         max_cost: Decimal | None,
         agreed: Decimal,
-        caller: str,
+        caller: Caller,
     ) -> str:
         """Begin to ask `prompts` as `request` is, each once, all for what `purse` may spend. The id of the batch.
 
@@ -110,13 +112,13 @@ class Batches:
         if (size := sum(len(text.encode()) for text in texts)) > _MAX_BYTES:
             raise TooLarge(f"The prompts have {size} bytes together; the limit is {_MAX_BYTES}. Send fewer at a time.")
         parts = self._parts
-        plan = Plan(f"{PREFIX}{new_id()}", "", caller, parts.wall(), request, texts, max_cost, agreed)
-        repeated = [(place, await self._answers.repeated(plan.question(place), caller)) for place in plan.places()]
+        plan = Plan(f"{PREFIX}{new_id()}", "", caller.name, parts.wall(), request, texts, max_cost, agreed)
+        repeated = [(place, await self._answers.repeated(plan.question(place), caller.name)) for place in plan.places()]
         kept = Kept(plan, State.OPEN, {place: draft.answer for place, draft in repeated if draft})
         vetted, refused = await self._vet(kept, purse)
         if refused and not vetted and not kept.rows:
             raise next(iter(refused.values()))
-        await self._promise(plan, sum(one.needs_slot for one in vetted.values()))
+        await self._promise(plan, sum(one.needs_slot for one in vetted.values()), caller)
         async with AsyncExitStack() as unless_begun:
             unless_begun.push_async_callback(self._forget, plan)
             await parts.ledger.promises.take(plan.id, parts.writing.process)  # first: it frees what was held before
@@ -141,15 +143,20 @@ class Batches:
         vetted = {place: one for place, one in each.items() if isinstance(one, Vetted)}
         return vetted, {place: one for place, one in each.items() if isinstance(one, OpenRouterMCPError)}
 
-    async def _promise(self, plan: Plan, requests: int) -> None:
+    async def _promise(self, plan: Plan, requests: int, caller: Caller) -> None:
         ledger = self._parts.ledger
         await ledger.refresh()
-        fitting = await ledger.promises.promise(plan.id, requests, spare=SPARE)
-        if fitting is not None:
+        if refusal := await ledger.promises.promise(plan.id, requests, spare=SPARE, caller=caller):
+            fits, who = refusal.fits, refusal.whose
+            why = (
+                f"{fits} fit in what {who.name}'s own share of the day has left"
+                if who.has_share
+                else f"{fits} fit today, since {SPARE} are left to single questions"
+            )
             refused = DailyQuota(
-                f"This needs {requests} free requests, one a prompt; {fitting} fit today, since {SPARE} are left to "
-                "single questions and some may be promised to other batches. Nothing was sent. "
-                + (f"Send {fitting} or fewer of the prompts now. " if fitting else "")
+                f"This needs {requests} free requests, one a prompt; {why} and some may be promised to other batches. "
+                "Nothing was sent. "
+                + (f"Send {fits} or fewer of the prompts now. " if fits else "")
                 + "The count restarts at 00:00 UTC."
             )
             refused.allowance = str(await ledger.standing())
@@ -190,39 +197,45 @@ class Batches:
 
     # --- going on -----------------------------------------------------------------------------------------------------
 
-    def wake(self, caller: str = "") -> None:
+    def wake(self, caller: Caller = NOBODY) -> None:
         """A tool was called: see in the background whether a batch of `caller`'s was left."""
 
+        if caller.name in self._looks:
+            return
+        scope = anyio.CancelScope()
+
         async def look() -> None:
-            with self._looking:
-                await self.go_on(caller)
+            try:
+                with scope:
+                    await self.go_on(caller)
+            finally:
+                del self._looks[caller.name]
 
-        if self._look is None or self._look.done():
-            self._looking = anyio.CancelScope()
-            self._look = asyncio.create_task(look())
-            self._look.add_done_callback(log_fault)
+        task = asyncio.create_task(look())
+        self._looks[caller.name] = (scope, task)
+        task.add_done_callback(log_fault)
 
-    async def go_on(self, caller: str = "") -> None:
+    async def go_on(self, caller: Caller = NOBODY) -> None:
         """Go on with the batches of `caller` that no process works on."""
         parts = self._parts
         async with self._one_look:
             if (await parts.ledger.standing()).warning:  # nobody knows from this book who works on what
                 return
             owners, since = await parts.ledger.owners(), parts.wall() - KEPT_S
-            left = await parts.keeping.each(lambda archive: plans.left_open(archive, owners, caller, since))
+            left = await parts.keeping.each(lambda archive: plans.left_open(archive, owners, caller.name, since))
             for id_ in {id_ for ids in left for id_ in ids} - self.asked.keys():
                 if await parts.ledger.promises.take(id_, parts.writing.process):
                     await self._adopt(id_, owners, caller)
 
-    async def _adopt(self, id_: str, owners: Sequence[str], caller: str) -> None:
+    async def _adopt(self, id_: str, owners: Sequence[str], caller: Caller) -> None:
         promises, process = self._parts.ledger.promises, self._parts.writing.process
-        found = await self._parts.keeping.each(lambda archive: plans.find(archive, id_, owners, caller))
+        found = await self._parts.keeping.each(lambda archive: plans.find(archive, id_, owners, caller.name))
         plan = next(filter(None, found), None)
         if plan is None:  # forgotten meanwhile, or nothing that this version can read
             await promises.leave(id_, process)
             return
         kept = await self._as_it_ended(plan, owners)
-        purse = self._parts.guard.purse(kept.plan.max_cost, agreed=kept.plan.agreed)
+        purse = self._parts.guard.purse(kept.plan.max_cost, agreed=kept.plan.agreed, caller=caller)
         rows = [*(plan.rows | kept.rows).values()]  # those that nobody knows the end of may have cost what was held
         purse.held = sum((row.before + row.held if row.cost is None else row.cost for row in rows), Decimal(0))
         try:

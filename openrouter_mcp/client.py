@@ -5,8 +5,9 @@ Every failure leaves here as one of our errors, tagged with what is known to hav
 
 import ssl
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from pathlib import Path
 from urllib.parse import quote
 
 import anyio
@@ -31,7 +32,7 @@ _HEADERS = {
 }
 _UNPREPARED = (
     "The connection to OpenRouter could not be prepared ({}), so nothing was sent. Ask the user to check HTTPS_PROXY, "
-    "ALL_PROXY, SSL_CERT_FILE and SSLKEYLOGFILE in this server's environment."
+    "ALL_PROXY, SSL_CERT_FILE, SSL_CERT_DIR and SSLKEYLOGFILE in this server's environment."
 )
 _USABLE_S = 15.0  # for the models of the key; the public list comes from a cache near by
 _CONNECTIONS = httpx2.Limits(max_connections=256, max_keepalive_connections=64)
@@ -172,6 +173,7 @@ class OpenRouter:
         if self._http is None:
             referer = {"http-referer": self._settings.app_url} if self._settings.app_url else {}
             try:
+                _require_one(self._settings.certificates)
                 self._http = httpx2.AsyncClient(
                     transport=self._transport,
                     headers={**_HEADERS, **referer},
@@ -226,6 +228,12 @@ class OpenRouter:
     async def _get(self, path: str, headers: dict[str, str] | None = None) -> object:
         async with self._reply("GET", path, headers or {}) as response:
             return wire.read_json(await reading.whole(response, self._timeouts, _JSON_BYTES))
+
+
+def _require_one(folders: Sequence[Path]) -> None:
+    """TLS itself would say that nobody can be trusted, and only after it has called."""
+    if folders and not any(folder.is_dir() for folder in folders):
+        raise FileNotFoundError
 
 
 @contextmanager

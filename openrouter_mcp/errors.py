@@ -151,7 +151,7 @@ class MinuteQuota(OpenRouterMCPError):
 
     code = "minute_quota"
     outcome = Outcome.MINUTE_LIMIT
-    advice = "The limit is the account's: another free model would meet it too."
+    advice = "Another free model would meet this limit too."
 
 
 class DailyQuota(OpenRouterMCPError):

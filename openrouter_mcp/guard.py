@@ -15,11 +15,13 @@ import anyio.lowlevel
 
 from openrouter_mcp import audit
 from openrouter_mcp.audit import End
+from openrouter_mcp.budget import Budget
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.chat import ChatRequest, chat_body
 from openrouter_mcp.errors import Outcome
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.money import Charge, Closure, Spent
+from openrouter_mcp.ledger.money import Charge, Spent
 from openrouter_mcp.ledger.slots import Slot
 from openrouter_mcp.purse import Purse, Vetted, in_words
 from openrouter_mcp.records import FREE_SUFFIX, Model
@@ -74,25 +76,6 @@ class Permit:
         return self._body
 
 
-@dataclass(frozen=True)
-class Budget:
-    """What may be spent today and in a call, in USD, what is, and why the guard is closed if it is."""
-
-    daily: Decimal
-    call: Decimal
-    spent: Spent
-    closures: Sequence[Closure]
-
-    @property
-    def left(self) -> Decimal:
-        """What calls may still cost today."""
-        return max(Decimal(0), self.daily - self.spent.in_all)
-
-    def __str__(self) -> str:
-        """One line for an agent."""
-        return f"{usd(self.left)} of the day's {usd(self.daily)} left"
-
-
 class Guard:
     """Checks by `catalog` and `policy`, reserves in `ledger`, permits, and settles."""
 
@@ -101,26 +84,34 @@ class Guard:
         self._catalog = catalog
         self._ledger = ledger
 
-    def purse(self, max_cost: Decimal | None = None, *, agreed: Decimal = Decimal(0)) -> Purse:
-        """What one call may cost: the least of the day's budget, a call's, and its own `max_cost` (USD). `agreed` is
-        what the person said yes to, where they want to be asked."""
+    def purse(self, max_cost: Decimal | None = None, *, agreed: Decimal = Decimal(0), caller: Caller = NOBODY) -> Purse:
+        """What one call of the `caller` may cost: the least of the day's budget, theirs, a call's, and its own
+        `max_cost` (USD). `agreed` is what the person said yes to, where they want to be asked."""
         policy = self.policy
         limit, name = policy.call_budget, f"this server's budget for a call is {usd(policy.call_budget)}"
         if not policy.daily_budget:
             limit, name = policy.daily_budget, "this server's budget is $0 (free models only)"
+        if caller.daily_budget is not None and caller.daily_budget < limit:
+            limit, name = (
+                caller.daily_budget,
+                f"the own budget of {caller.name} for a day is {usd(caller.daily_budget)}",
+            )
+            name += "" if limit else " (free models only)"
         if max_cost is not None and max_cost < limit:
             limit, name = max_cost, f"this call's max_cost_usd is {usd(max_cost)}"
-        return Purse(limit, name, None if policy.confirm_above is None else max(policy.confirm_above, agreed))
+        unasked = None if policy.confirm_above is None else max(policy.confirm_above, agreed)
+        return Purse(limit, name, unasked, caller=caller)
 
-    def nothing(self) -> Purse:
+    def nothing(self, caller: Caller = NOBODY) -> Purse:
         """For a call that names no model: money is spent on what was named, and on nothing else."""
-        purse = self.purse(Decimal(0))
+        purse = self.purse(Decimal(0), caller=caller)
         return replace(purse, name="a call that names no model is free") if self.policy.daily_budget else purse
 
-    def default_model(self, max_cost: Decimal | None) -> str:
-        """The user's own choice where none is named, if a call for `max_cost` can be for it; else empty: ours."""
+    def default_model(self, max_cost: Decimal | None, caller: Caller) -> str:
+        """The user's own choice where none is named, if the caller's call for `max_cost` can be for it; else empty:
+        ours."""
         model = self.policy.default_model
-        return model if self.purse(max_cost).limit or model.endswith(FREE_SUFFIX) else ""
+        return model if self.purse(max_cost, caller=caller).limit or model.endswith(FREE_SUFFIX) else ""
 
     def admitted(self, models: Iterable[Model]) -> list[Model]:
         """Those of `models` that the user's lists let anybody ask."""
@@ -138,9 +129,9 @@ class Guard:
             OpenRouterMCPError: as `vetting.vet` does.
         """
         if purse.limit:
-            today = await self.budget()
+            today = await self.budget(purse.caller)
             if Decimal(0) < today.left < purse.left:
-                purse = replace(purse, limit=purse.held + today.left, name=_of_the_day(today))
+                purse = replace(purse, limit=purse.held + today.left, name=today.name)
         return await vet(request, self._catalog, self.policy, purse, self._ledger.seen)
 
     async def permit(
@@ -198,7 +189,9 @@ class Guard:
                 await self.require_open()  # again: holding may have taught what an earlier call cost
             counted = [each for each, one in zip(held, vetted, strict=True) if one.needs_slot]
             if counted:
-                slots = await self._ledger.reserve(len(counted), longest_wait=longest_wait, spare=spare)
+                slots = await self._ledger.reserve(
+                    len(counted), longest_wait=longest_wait, spare=spare, caller=purse.caller
+                )
                 for each, slot in zip(counted, slots, strict=True):
                     each.slot = slot
             await anyio.lowlevel.checkpoint_if_cancelled()  # while the book was busy
@@ -221,26 +214,21 @@ class Guard:
             unless_held.callback(purse.take_back, worst)
             await self._ledger.refresh()
             amounts = [(each.request.model, each.worst) for each in priced]
-            charges = await self._ledger.spending.hold(amounts, self.policy.daily_budget, batch=batch)
+            charges = await self._ledger.spending.hold(
+                amounts, self.policy.daily_budget, batch=batch, caller=purse.caller
+            )
             if isinstance(charges, Spent):
-                raise self._over_the_day(what, charges)
+                raise (await self.budget(purse.caller)).over(what)
             unless_held.pop_all()
         return charges
 
-    async def require_left(self, priced: Sequence[Vetted]) -> None:
-        """Raise OverBudget where the day's budget does not bear the worst case of `priced` as it stands."""
+    async def require_left(self, priced: Sequence[Vetted], caller: Caller = NOBODY) -> None:
+        """Raise OverBudget where the day's budget, or the caller's, does not bear the worst case of `priced`."""
         await self._ledger.refresh()
         await self._ledger.spending.learn()
-        spent = await self._ledger.spending.spent()
-        if spent.in_all + sum((each.worst for each in priced), Decimal(0)) > self.policy.daily_budget:
-            raise self._over_the_day(in_words(priced), spent)
-
-    def _over_the_day(self, what: str, spent: Spent) -> OverBudget:
-        budget = Budget(self.policy.daily_budget, self.policy.call_budget, spent, ())
-        return OverBudget(
-            f"{what}; {_of_the_day(budget)}, of which {usd(budget.left)} is left. Nothing was sent. The day ends at "
-            "00:00 UTC; free models can be asked until then."
-        )
+        today = await self.budget(caller)
+        if sum((each.worst for each in priced), Decimal(0)) > today.left:
+            raise today.over(in_words(priced))
 
     async def give_back(self, held: Held) -> None:
         """What was never sent costs and counts nothing."""
@@ -251,12 +239,15 @@ class Guard:
         if slot:
             await self._ledger.give_back([slot])
 
-    async def budget(self) -> Budget:
-        """How the day's budget stands."""
-        spending = self._ledger.spending
-        return Budget(
-            self.policy.daily_budget, self.policy.call_budget, await spending.spent(), await spending.closures()
-        )
+    async def budget(self, caller: Caller = NOBODY) -> Budget:
+        """How the day's budget stands, or the caller's own where less is left of that."""
+        spending, call = self._ledger.spending, self.policy.call_budget
+        closures = await spending.closures()
+        all_together = Budget(self.policy.daily_budget, call, await spending.spent(), closures)
+        if caller.daily_budget is None:
+            return all_together
+        own = Budget(min(caller.daily_budget, all_together.daily), call, await spending.spent(caller.name), closures)
+        return min(all_together, own, key=lambda budget: budget.left)
 
     # --- afterwards ---------------------------------------------------------------------------------------------------
 
@@ -289,8 +280,3 @@ class Guard:
             await self._ledger.spending.close(f"{wrong} (generation {end.generation or 'unknown'})")
             return f"{wrong}. The guard is closed: nothing more is sent until the user has seen this. Tell the user."
         return audit.unplaced(vetted, end.served, known)
-
-
-def _of_the_day(budget: Budget) -> str:
-    held = f" ({usd(budget.spent.held)} is held for calls whose cost is not known yet)" if budget.spent.held else ""
-    return f"the budget of the day is {usd(budget.daily)}{held}"

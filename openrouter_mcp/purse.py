@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.pricing import Prices, costs_nothing
 from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, Model
@@ -13,12 +14,14 @@ from openrouter_mcp.text import about_usd
 @dataclass
 class Purse:
     """What one tool call may cost, all its attempts together, in USD: the least `limit` there is, whose `name` says
-    which it is. `agreed` is how much of it the person need not be asked about; `held` is spent or reserved already."""
+    which it is. `agreed` is how much of it the person need not be asked about; `held` is spent or reserved already.
+    `caller` is who pays, and whose share of the free requests it uses."""
 
     limit: Decimal
     name: str
     agreed: Decimal | None = None
     held: Decimal = Decimal(0)
+    caller: Caller = NOBODY
 
     @property
     def left(self) -> Decimal:

@@ -10,6 +10,7 @@ from openrouter_mcp.answers import Answers
 from openrouter_mcp.archive import KEPT_S
 from openrouter_mcp.asking import Asking, Parts
 from openrouter_mcp.batch import Batches
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.errors import InvalidRequest, UnknownAnswer
 from openrouter_mcp.plans import Kept, State
 from openrouter_mcp.text import duration
@@ -44,7 +45,7 @@ class Results:
         self._answers = answers
         self._parts = parts
 
-    async def wait(self, id_: str, watch: Watch, *, caller: str = "") -> Batch:
+    async def wait(self, id_: str, watch: Watch, *, caller: Caller = NOBODY) -> Batch:
         """The first page of a batch that was just begun, once it is done or as late as its client's patience lasts. A
         cancel stops it, unless it comes so late that it can be the client's time-out."""
         try:
@@ -55,7 +56,7 @@ class Results:
                     await self._batches.stop(id_)
             raise
 
-    async def read(self, id_: str, page: int, watch: Watch, *, wait_s: float, caller: str = "") -> Batch:
+    async def read(self, id_: str, page: int, watch: Watch, *, wait_s: float, caller: Caller = NOBODY) -> Batch:
         """Page `page` of a batch, after at most `wait_s` seconds if it is still asked.
 
         Raises:
@@ -70,12 +71,12 @@ class Results:
         async with anyio.create_task_group() as group:
             if watch.wanted:
                 group.start_soon(self._tell, id_, watch, caller)
-            with anyio.move_on_after(min(wait_s, self._parts.writing.patience(watch))):
+            with self._parts.writing.patient(min(wait_s, self._parts.writing.patience(watch))):
                 await self._until_done(id_, caller)
             group.cancel_scope.cancel()
         return await self._page(id_, page, caller)
 
-    async def stop(self, id_: str, caller: str = "") -> None:
+    async def stop(self, id_: str, caller: Caller = NOBODY) -> None:
         """Nothing more is asked of the batch.
 
         Raises:
@@ -84,16 +85,16 @@ class Results:
         await self._kept(id_, caller)
         await self._batches.stop(id_)
 
-    async def newest(self, caller: str = "") -> list[tuple[Kept, float]]:
+    async def newest(self, caller: Caller = NOBODY) -> list[tuple[Kept, float]]:
         """The caller's batches, newest first, with their ages in seconds."""
         owners, now = await self._parts.ledger.owners(), self._parts.wall()
-        found = await self._parts.keeping.each(lambda archive: plans.newest(archive, owners, caller, now - KEPT_S))
+        found = await self._parts.keeping.each(lambda archive: plans.newest(archive, owners, caller.name, now - KEPT_S))
         kept = [self._by_now(one) for each in found for one in each]
         return [(one, max(0.0, now - one.plan.at)) for one in sorted(kept, key=lambda one: -one.plan.at)]
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
-    async def _until_done(self, id_: str, caller: str) -> None:
+    async def _until_done(self, id_: str, caller: Caller) -> None:
         while (await self._kept(id_, caller)).state is State.OPEN:
             await self._batches.go_on(caller)  # its process may have ended meanwhile
             if id_ in self._batches.asked:
@@ -103,7 +104,7 @@ class Results:
             else:
                 return
 
-    async def _tell(self, id_: str, watch: Watch, caller: str) -> None:
+    async def _tell(self, id_: str, watch: Watch, caller: Caller) -> None:
         """Say how far it is, at once and then every few seconds, by a number that only rises."""
         said = 0.0
         while True:
@@ -115,7 +116,7 @@ class Results:
             await watch.report(said, f"{done} of {asked} prompts done{rest} (id {id_})")
             await anyio.sleep(self._parts.writing.waits.progress)
 
-    async def _page(self, id_: str, page: int, caller: str) -> Batch:
+    async def _page(self, id_: str, page: int, caller: Caller) -> Batch:
         is_asked = await self._is_asked(id_)  # before its state: what ends meanwhile is done
         kept = await self._kept(id_, caller)
         asking = self._batches.asked.get(id_)
@@ -140,10 +141,10 @@ class Results:
     async def _to_go(self, asking: Asking | None) -> float | None:
         return await asking.seconds_to_go() if asking else None
 
-    async def _kept(self, id_: str, caller: str) -> Kept:
+    async def _kept(self, id_: str, caller: Caller) -> Kept:
         owners = await self._parts.ledger.owners()
         found: Sequence[Kept | None] = await self._parts.keeping.each(
-            lambda archive: plans.find(archive, id_, owners, caller)
+            lambda archive: plans.find(archive, id_, owners, caller.name)
         )
         kept = next(filter(None, found), None)
         if kept is None or self._parts.wall() - kept.plan.at > KEPT_S:

@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -21,12 +21,12 @@ LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
 # Strict, so that no two parsers can read two hosts in one URL: no userinfo, query, fragment, escape or backslash.
 _URL = re.compile(r"(https?)://([a-z0-9.-]+|\[::1\])(:[0-9]{1,5})?((?:/[A-Za-z0-9._~-]+)*)/?")
 _ASCII = re.compile(r"[\x20-\x7e]+")
-_KEY_FILE_BYTES = 1024
+_SECRET_BYTES = 1024
 _US = "openrouter-mcp"
 _CUSTOM = "OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL"
 _LONGEST_WAIT_S = 600
 _A_DAY_S = 86_400  # longer no answer is kept
-_AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)  # no sign, exponent or word: money is not guessed at
+AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)  # no sign, exponent or word: money is not guessed at
 
 
 class Privacy(StrEnum):
@@ -83,8 +83,9 @@ class Settings:
     """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
     `state_dir`, and the answers if they are kept; None keeps both in this process's memory, and so it does with the
     list of models in `cache_dir`. A tool waits so many seconds for an answer, longer for a client that is shown
-    progress. `caller` is whom the answers are for. For `repeat_s` seconds an answer serves the same question again.
-    Files may be sent from the folders `files`, never `key_file`."""
+    progress. `caller` is whom the answers are for where the transport names nobody. For `repeat_s` seconds an answer
+    serves the same question again. Files may be sent from the folders `files`, never `key_file` or what is in `own`.
+    TLS looks for certificates in `certificates`, if any."""
 
     key: SecretStr | None = None
     key_problem: str = ""
@@ -99,6 +100,8 @@ class Settings:
     repeat_s: float = 0.0
     files: tuple[Path, ...] = ()
     key_file: Path | None = None
+    own: tuple[Path, ...] = ()
+    certificates: tuple[Path, ...] = ()
     policy: Policy = Policy()
 
 
@@ -123,6 +126,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         repeat_s=_seconds(environ, "OPENROUTER_MCP_CACHE_SECONDS", 0, most=_A_DAY_S),
         files=_files(environ),
         key_file=_key_file(environ),
+        certificates=tuple(Path(each) for each in environ.get("SSL_CERT_DIR", "").split(os.pathsep) if each.strip()),
         policy=_policy(environ),
     )
 
@@ -138,7 +142,7 @@ def _key(environ: Mapping[str, str]) -> tuple[SecretStr | None, str]:
     if not text and path:
         name = "OPENROUTER_API_KEY_FILE"
         try:
-            text = _read_key_file(Path(path).expanduser())
+            text = read_secret(Path(path).expanduser())
         except (OSError, RuntimeError) as error:  # RuntimeError: a `~` without a home folder
             return None, f"{name} cannot be read: {type(error).__name__}."
         if not text:
@@ -154,13 +158,17 @@ def _key(environ: Mapping[str, str]) -> tuple[SecretStr | None, str]:
     )
 
 
-def _read_key_file(path: Path) -> str:
-    """The key in the file; empty when it cannot be one. A pipe nobody writes to must not hold up the start."""
+def read_secret(path: Path) -> str:
+    """The secret in the file; empty when it cannot be one. A pipe nobody writes to must not hold up the start.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
     with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             return ""
-        content = file.read(_KEY_FILE_BYTES + 1)
-    return content.decode("utf-8-sig", "replace").strip() if len(content) <= _KEY_FILE_BYTES else ""
+        content = file.read(_SECRET_BYTES + 1)
+    return content.decode("utf-8-sig", "replace").strip() if len(content) <= _SECRET_BYTES else ""
 
 
 def _base_url(environ: Mapping[str, str]) -> str:
@@ -203,12 +211,21 @@ def _folder(environ: Mapping[str, str], name: str) -> Path | None:
 
 
 def _files(environ: Mapping[str, str]) -> tuple[Path, ...]:
-    """The folders that files may be sent from; absolute, and not the whole disk."""
-    folders = [Path(each) for each in environ.get("OPENROUTER_MCP_FILES_DIR", "").split(os.pathsep) if each.strip()]
-    for folder in folders:
+    name = "OPENROUTER_MCP_FILES_DIR"
+    return folders(name, [each for each in environ.get(name, "").split(os.pathsep) if each.strip()])
+
+
+def folders(name: str, texts: Sequence[str]) -> tuple[Path, ...]:
+    """The folders that files may be sent from, as the setting `name` has them.
+
+    Raises:
+        BadSetting: for one that is not absolute, or is the whole disk.
+    """
+    found = tuple(Path(text) for text in texts)
+    for folder in found:
         if not folder.is_absolute() or ".." in folder.parts or folder == Path(folder.anchor):
-            raise BadSetting(f"OPENROUTER_MCP_FILES_DIR must name absolute folders, no whole disk: {str(folder)!a}.")
-    return tuple(folders)
+            raise BadSetting(f"{name} must name absolute folders, no whole disk: {str(folder)!a}.")
+    return found
 
 
 def _key_file(environ: Mapping[str, str]) -> Path | None:
@@ -256,7 +273,7 @@ def _usd(environ: Mapping[str, str], name: str) -> Decimal | None:
     text = environ.get(name, "").strip()
     if not text:
         return None
-    if not _AMOUNT.fullmatch(text):
+    if not AMOUNT.fullmatch(text):
         raise BadSetting(f"{name} must be a plain amount of US dollars, like 5 or 0.50.")
     return Decimal(text)
 

@@ -7,8 +7,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from weakref import WeakSet
 
 import anyio
 
@@ -94,11 +96,19 @@ class Writing:
         self._clock = clock
         self._wall = wall
         self._running: dict[str, Running] = {}
+        self._waiting = WeakSet[anyio.CancelScope]()
+        self._is_leaving = False
 
     async def aclose(self) -> None:
         """Stop whatever is still written, and keep what it came to."""
         await self.stop(*self._running.values(), because="the server was stopped")
         await self._keeping.aclose()
+
+    def leave(self) -> None:
+        """The server ends: whoever waits gets what there is."""
+        self._is_leaving = True
+        for patience in self._waiting:
+            patience.cancel()
 
     def watch(self, report: Callable[[float, str], Awaitable[None]], *, wanted: bool) -> Watch:
         """For a tool that is called now."""
@@ -215,8 +225,6 @@ class Writing:
         running.saved = True
         return stop
 
-    # --- waiting ------------------------------------------------------------------------------------------------------
-
     async def wait(self, running: Sequence[Running], watch: Watch) -> None:
         """Until all are written, or as long as the client's patience may last. A cancel stops them, unless it comes so
         late that it can be the client's time-out: then they go on."""
@@ -246,12 +254,19 @@ class Writing:
         async with anyio.create_task_group() as group:
             if watch.wanted:
                 group.start_soon(self._tell, running, watch)
-            with anyio.move_on_after(limit):
+            with self.patient(limit):
                 await ended(running)
             group.cancel_scope.cancel()
         for each in running:
             if each.draft.answer.running:
                 each.draft.answer.seconds = self._clock() - each.started
+
+    @contextmanager
+    def patient(self, limit: float) -> Generator[None]:
+        """At most `limit` seconds, and no longer than the server stays."""
+        with anyio.move_on_after(0 if self._is_leaving else limit) as patience:
+            self._waiting.add(patience)
+            yield
 
     async def _tell(self, running: Sequence[Running], watch: Watch) -> None:
         """Say how far they are, at once and then every few seconds, by a number that only rises."""

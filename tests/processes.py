@@ -121,11 +121,11 @@ class Upstream:
         }
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for what another process or thread brings about, ten seconds at most."""
+def wait_until(condition: Callable[[], bool], *, seconds: int = 10) -> None:
+    """Wait for what another process or thread brings about, so many seconds at most."""
     moment = threading.Event()
-    for _ in range(1000):
+    for _ in range(100 * seconds):
         if condition():
             return
         moment.wait(0.01)
-    raise AssertionError("it did not come to that in 10 s")
+    raise AssertionError(f"it did not come to that in {seconds} s")

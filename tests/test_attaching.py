@@ -25,6 +25,7 @@ from served import HASTY, held_back, says, served
 from support import CANARY, ERAS, SETTINGS, ask, connected, opened, until
 
 from openrouter_mcp import attachments, files
+from openrouter_mcp.callers import Caller
 from openrouter_mcp.chat import ChatRequest, Part, Turn
 from openrouter_mcp.conversation import fitting
 from openrouter_mcp.errors import BadFile, BadSetting
@@ -1209,7 +1210,8 @@ def test_no_path_leads_out_of_the_folder_or_to_what_is_the_servers_own(tree: Pat
 @given(attach=st.text() | PATHS | st.text().map("https://".__add__) | st.from_regex(attachments._URL))
 def test_anything_at_all_is_a_part_or_refused_in_one_line(tree: Path, attach: str) -> None:
     try:
-        (part,) = attachments.load([attach.replace("{folder}", str(tree))], only(tree, key_file=tree / "key"))
+        mine = Caller(files=(tree,))
+        (part,) = attachments.load([attach.replace("{folder}", str(tree))], only(tree, key_file=tree / "key"), mine)
     except BadFile as refusal:
         require_short(refusal)
         return

@@ -1,13 +1,22 @@
 """What an agent gets wrong: one clear line that says what to do, nothing sent, and the server goes on."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from mcp import Client
+from mcp.server.mcpserver import Resolve, Sample
 from mcp.shared.exceptions import MCPError
-from mcp_types import INVALID_PARAMS
-from support import ERAS, SETTINGS, ask, connected
+from mcp_types import (
+    INVALID_PARAMS,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    CreateMessageResult,
+    SamplingMessage,
+    TextContent,
+)
+from support import ERAS, SETTINGS, ask, connected, opened
 
 from openrouter_mcp.sandbox import Sandbox
+from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings
 from openrouter_mcp.tools import TOOLS
 
@@ -94,6 +103,24 @@ async def test_an_unknown_tool_is_a_protocol_error_that_names_the_nearest(sandbo
         assert "Unknown tool 'ask_modell'. Did you mean ask_model?" in refused.value.error.message
         _, _, is_error = await ask(client, **HI)
     assert not is_error
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_what_a_client_must_be_able_to_do_is_said_in_the_protocols_own_words(sandbox: Sandbox, era: str) -> None:
+    """A client that has no model of its own, and a tool that would ask it."""
+    question = SamplingMessage(role="user", content=TextContent(type="text", text="Why?"))
+
+    async def borrow(reply: Annotated[CreateMessageResult, Resolve(lambda: Sample([question], max_tokens=5))]) -> str:
+        return str(reply)
+
+    async with opened(sandbox) as app:
+        server = build(app)
+        server.add_tool(borrow, structured_output=False)
+        async with Client(server, mode=era) as client:
+            with pytest.raises(MCPError) as refused:
+                await client.call_tool("borrow")
+    assert refused.value.error.code == MISSING_REQUIRED_CLIENT_CAPABILITY
+    assert refused.value.error.data == {"requiredCapabilities": {"sampling": {}}}
 
 
 NO_KEY = Settings(base_url=SETTINGS.base_url)

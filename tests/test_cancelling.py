@@ -291,7 +291,9 @@ def test_over_stdio_a_cancel_stops_one_call_and_the_end_all_others(
         assert process.wait(2.5 if ends_by_signal else 1) == (128 + signal.SIGTERM if ends_by_signal else 0)
         wait_until(lambda: sandbox.open_streams == 0)
         assert process.stderr is not None
-        assert process.stderr.read() == b""
+        said = process.stderr.read().splitlines()
+        assert len(said) == 3  # a line for each call, and nothing of the end
+        assert all(b" tool=ask_model " in line for line in said)
     kept = answers_in(settings)
     assert len(kept) == 3
     assert all(status == "cancelled" and text.startswith("[sandbox] ") for status, text in kept)

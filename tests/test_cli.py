@@ -116,17 +116,18 @@ async def test_the_example_starts_the_server_it_names(example: StdioServerParame
 
 
 def test_the_readme_names_every_setting_and_no_other() -> None:
-    source = (ROOT / "openrouter_mcp" / "settings.py").read_text()
+    source = "".join((ROOT / "openrouter_mcp" / room).read_text() for room in ("settings.py", "access.py"))
     assert set(re.findall(r"`(OPENROUTER_\w+)`", README)) == set(re.findall(r'"(OPENROUTER_\w+)"', source))
 
 
 def test_the_key_passes_no_logger_not_even_in_a_traceback() -> None:
     script = """
 import logging, sys
-from openrouter_mcp import cli, settings
+from openrouter_mcp import settings
+from openrouter_mcp.cli import logs
 from openrouter_mcp.tools import TOOLS
 read = settings.load()
-cli._log_to_stderr(read.key)
+logs.to_stderr(read.key)
 key = read.key.get_secret_value()
 logging.getLogger("uvicorn.error").error("sent %s", key)
 try:

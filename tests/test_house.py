@@ -16,6 +16,8 @@ LAYERS = (
     {"pages", "likeness", "complaints"},
     {"errors"},
     {"wire", "records", "failures", "refusals", "options", "settings"},
+    {"callers"},
+    {"access"},
     {"schemas"},
     {"chat"},
     {"choice", "retry", "pricing"},
@@ -24,7 +26,7 @@ LAYERS = (
     {"listing"},
     {"catalog", "ledger", "cached"},
     {"vetting"},
-    {"audit"},
+    {"audit", "budget"},
     {"guard"},
     {"client", "reading"},
     {"transcript"},
@@ -42,18 +44,23 @@ LAYERS = (
     {"results"},
     {"app", "render"},
     {"tools", "seal"},
+    {"observing"},
+    {"metrics", "protocol"},
     {"server"},
+    {"door"},
     {"asgi"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 # Who may import a library; `tools` only for the annotations of arguments.
 MAY_IMPORT = {
-    "mcp": {"server", "seal", "asgi", "cli", "tools.arguments", "tools.consent"},
-    "mcp_types": {"server", "asgi", "cli"},
+    "mcp": {"server", "protocol", "observing", "door", "seal", "asgi", "cli", "tools.arguments", "tools.consent"},
+    "mcp_types": {"server", "protocol", "observing", "seal", "asgi", "cli"},
     "httpx2": {"client", "reading", "app", "sandbox.transport"},
-    "starlette": {"asgi", "cli"},
+    "starlette": {"asgi", "cli", "door"},
+    "prometheus_client": {"metrics"},
     "uvicorn": {"cli"},
+    "sse_starlette": {"cli"},
 }
 # Who may catch our errors: to try again, to make a row, to keep an older copy, or for the reader at the end.
 MAY_CATCH = {
@@ -63,7 +70,8 @@ MAY_CATCH = {
     "compare",
     "batch",
     "asking",
-    "server",
+    "server",  # of an id that is completed: none where the catalogue cannot be read
+    "protocol",
     "cli",
     "catalog",  # says what could not be read: the prices
     "cached",  # a file that cannot be used is none
@@ -145,7 +153,8 @@ def test_privileges_stay_in_their_rooms(module: str) -> None:
             clocks = {"time.time", "time.monotonic", "datetime.now", "time.perf_counter"}
             assert called not in clocks, f"{module} reads the clock; take it as an argument with a default"
         if isinstance(node, ast.Attribute) and ast.unparse(node) in {"os.environ", "os.getenv"}:
-            assert room == "settings", f"{module} reads the environment"
+            # who may come in over HTTP is nobody else's affair, and stdio need not read it
+            assert room in {"settings", "access"}, f"{module} reads the environment"
 
 
 @pytest.mark.parametrize("module", list(TREES))
@@ -188,7 +197,7 @@ def lines_of_code(path: Path) -> int:
 
 def test_the_whole_stays_within_its_budget() -> None:
     counted = [path for path in MODULES if room_of(name_of(path)) not in {"sandbox", "cli"}]
-    assert sum(map(lines_of_code, counted)) < 8000
+    assert sum(map(lines_of_code, counted)) < 9000
 
 
 @pytest.mark.parametrize("module", OURS)

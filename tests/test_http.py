@@ -5,10 +5,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
@@ -16,7 +19,9 @@ import pytest
 from mcp import Client
 from mcp.client.sse import sse_client
 from processes import Upstream, spawned, wait_until
-from support import ERAS, SETTINGS, ask
+from support import CANARY, ERAS, SETTINGS, ask
+from team import WAYS, callers_file, token_of
+from team import client_of as client_as
 
 from openrouter_mcp.app import open_app
 from openrouter_mcp.cli.serve import _listen, serve
@@ -198,6 +203,69 @@ def test_it_says_so_in_one_line_and_ends() -> None:
     assert complaint.count(b"\n") == 1
 
 
+def test_with_a_token_and_a_name_others_may_reach_it() -> None:
+    access = {"OPENROUTER_MCP_HTTP_TOKEN": token_of("http"), "OPENROUTER_MCP_ALLOWED_HOSTS": "team.example"}
+    with spawned("serve", "--host", "0.0.0.0", "--port", "0", "--sandbox", **access) as process:
+        port = address_of(process).rpartition(":")[2]
+        for host, token, status in (
+            ("team.example", token_of("http"), 400),
+            ("team.example", "none", 401),
+            (f"127.0.0.1:{port}", token_of("http"), 400),
+            ("other.example", token_of("http"), 421),
+        ):
+            headers = {"host": host, "authorization": f"Bearer {token}", "content-type": "application/json"}
+            reply = httpx2.post(f"http://127.0.0.1:{port}/mcp", content="{", headers=headers)
+            assert (host, reply.status_code) == (host, status)
+
+
+async def test_the_servers_own_files_are_sent_by_nobody(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(token_of("http"))
+    (tmp_path / "note.txt").write_text("A note")
+    path = callers_file(tmp_path / "callers.txt", "alice", more=f'files_dir = "{tmp_path.as_posix()}"\n')
+    settings = {"OPENROUTER_MCP_CALLERS": str(path), "OPENROUTER_MCP_HTTP_TOKEN_FILE": str(tmp_path / "token")}
+    with Upstream() as upstream, serving(**upstream.settings, **settings) as (address, _):
+        async with client_as(address, "/mcp", "auto", "alice") as client:
+            for name, code in (("token", "bad_file"), ("callers.txt", "bad_file"), ("note.txt", None)):
+                _, record, _ = await ask(client, prompt="Hi", model="wonka/long:free", attach=[name])
+                assert (name, record.get("code")) == (name, code)
+
+
+def test_names_for_others_need_a_token_on_loopback_too() -> None:
+    with spawned("serve", "--port", "0", "--sandbox", OPENROUTER_MCP_ALLOWED_HOSTS="team.example") as process:
+        _, complaint = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert b"OPENROUTER_MCP_HTTP_TOKEN" in complaint
+    assert complaint.count(b"\n") == 1
+
+
+async def test_with_a_token_loopback_keeps_its_budget() -> None:
+    settings = {"OPENROUTER_MCP_HTTP_TOKEN": token_of("http"), "OPENROUTER_MCP_DAILY_BUDGET_USD": "5"}
+    with Upstream() as upstream, serving(**upstream.settings, **settings) as (address, _):
+        async with client_as(address, "/mcp", "auto", "http") as client:
+            _, record, is_error = await ask(client, prompt="Why?", model="globex/large")
+            assert not is_error
+            assert record["cost_usd"] != "0"
+
+
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_certificates_that_are_missing_are_said_in_one_line(name: str) -> None:
+    settings = {"OPENROUTER_API_KEY": CANARY, name: "/nowhere/at/all"}
+    with serving(**settings) as (address, process):
+
+        async def call() -> None:
+            async with client_of(address, "/mcp", "auto") as client:
+                text, record, _ = await ask(client, prompt="Why?")
+                assert record["code"] == "network"
+                assert name in text
+
+        anyio.run(call)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(2.5) == 0
+        assert process.stderr is not None
+        (line,) = process.stderr.read().decode().splitlines()
+        assert " tool=ask_model code=network " in line
+
+
 def test_a_port_in_use_is_said_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -230,6 +298,54 @@ def test_a_signal_as_soon_as_it_says_that_it_serves_ends_it() -> None:
     with serving("--sandbox") as (_, process):
         process.send_signal(signal.SIGTERM)
         assert process.wait(2) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.parametrize(("path", "era"), WAYS)
+def test_a_signal_hands_over_fifty_calls_in_flight(path: str, era: str) -> None:
+    """Each is answered with what there is and an id, under which it is found afterwards; no money is lost track of."""
+    budget = {"OPENROUTER_MCP_DAILY_BUDGET_USD": "5", "OPENROUTER_MCP_HTTP_TOKEN": token_of("http")}
+    records: list[dict[str, Any]] = []
+
+    async def call(address: str) -> None:
+        async def one(client: Client, number: int) -> None:
+            _, record, _ = await ask(client, prompt=f"Why {number}?", model="acme/tiny")
+            records.append(record)
+
+        with suppress(BaseExceptionGroup):  # that its session is gone afterwards is the client's own affair
+            async with client_as(address, path, era, "http") as client, anyio.create_task_group() as group:
+                await client.list_tools()
+                for number in range(50):
+                    group.start_soon(one, client, number)
+
+    with Upstream() as upstream:
+        with serving(**upstream.settings, **budget) as (address, process):
+            upstream.sandbox.fail(Fault(then="stall", after_tokens=2), times=None)
+            caller = threading.Thread(target=partial(anyio.run, call, address))
+            caller.start()
+            wait_until(lambda: upstream.sandbox.open_streams == 50)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(2.5) == 0
+            caller.join(10)
+            assert process.stderr is not None
+            said = process.stderr.read().decode().splitlines()
+        wait_until(lambda: upstream.sandbox.open_streams == 0)
+        assert [record["status"] for record in records] == ["running"] * 50
+        assert len([line for line in said if " tool=ask_model code=running " in line]) == 50
+        assert [line for line in said if not line.startswith("INFO ") and "deprecated" not in line] == []
+        anyio.run(look, upstream.settings | budget, [str(record["id"]) for record in records])
+
+
+async def look(settings: dict[str, str], ids: list[str]) -> None:
+    """What the next server finds."""
+    chosen = replace(load(settings), caller="http")
+    async with open_app(chosen, clock=lambda: time.time() + 600) as app, Client(build(app)) as client:
+        for id_ in ids:
+            text, record, _ = await ask(client, "read_answer", id=id_)
+            assert record["status"] == "cancelled"
+            assert "the server was stopped" in text
+        text, _, _ = await ask(client, "check_credits")
+        assert " held for calls" not in text  # by then OpenRouter has told what they cost
 
 
 async def call_until_cut(address: str, path: str) -> None:

@@ -33,6 +33,7 @@ from openrouter_mcp.errors import (
     Upstream,
 )
 from openrouter_mcp.guard import Held
+from openrouter_mcp.ledger import cooldowns
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, next_midnight
@@ -232,7 +233,7 @@ def test_a_day_that_is_used_up_is_waited_for_until_midnight_or_refused() -> None
 def test_more_than_the_day_has_left_is_refused_with_what_is_left_and_takes_nothing() -> None:
     with book() as one:
         one.note_count("a", 47, 50, NOON)
-        assert refused(one, NOON, 4, longest_wait=55) == Refusal(DAY_S / 2 + NEW_DAY_S, daily=True, left=3)
+        assert refused(one, NOON, 4, longest_wait=55) == Refusal(DAY_S / 2 + NEW_DAY_S, daily=True, left=3, fits=3)
         assert one.use("a", NOON).left == 3
         assert len(granted(one, NOON, 3)) == 3
 
@@ -363,9 +364,9 @@ def test_a_clock_set_back_an_hour_after_a_busy_hour_keeps_nobody_waiting() -> No
 
 def test_a_clock_set_back_an_hour_does_not_lengthen_a_cooldown() -> None:
     with book() as one:
-        one.cool(MODEL, NOON + 30, "no content")
+        cooldowns.cool(one, MODEL, NOON + 30, "no content")
         granted(one, NOON - 3600)
-        assert one.probe([MODEL], NOON - 3600 + LONGEST + 1, NOON) == set()
+        assert cooldowns.probe(one, [MODEL], NOON - 3600 + LONGEST + 1, NOON) == set()
 
 
 def test_a_burst_over_midnight_does_not_overdraw_the_new_day() -> None:
@@ -402,13 +403,13 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_after_a_cooldown_one_caller_alone_tries_the_model(tmp_path: Path) -> None:
     with book(tmp_path / "b") as first, book(tmp_path / "b") as second:
-        first.cool(MODEL, NOON + 30, "no content")
-        assert second.probe(FIVE, NOON + 29, NOON + 59) == {MODEL}
-        assert second.probe(FIVE, NOON + 30, NOON + 60) == set()
-        assert first.probe(FIVE, NOON + 31, NOON + 61) == {MODEL}
-        first.recover(MODEL)
-        assert second.cooldowns() == {}
-        assert second.probe(FIVE, NOON + 32, NOON + 62) == set()
+        cooldowns.cool(first, MODEL, NOON + 30, "no content")
+        assert cooldowns.probe(second, FIVE, NOON + 29, NOON + 59) == {MODEL}
+        assert cooldowns.probe(second, FIVE, NOON + 30, NOON + 60) == set()
+        assert cooldowns.probe(first, FIVE, NOON + 31, NOON + 61) == {MODEL}
+        cooldowns.recover(first, MODEL)
+        assert cooldowns.cooldowns(second) == {}
+        assert cooldowns.probe(second, FIVE, NOON + 32, NOON + 62) == set()
 
 
 # failure, seconds of the first five cooldowns in a row

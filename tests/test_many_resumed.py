@@ -26,6 +26,7 @@ from test_consent import Person
 from openrouter_mcp import plans
 from openrouter_mcp.app import App
 from openrouter_mcp.archive import Archive
+from openrouter_mcp.callers import NOBODY
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.ledger import promises
 from openrouter_mcp.ledger.sqlite import Book
@@ -630,8 +631,8 @@ class AnyOrder(RuleBasedStateMachine):
         if batch in self.promised:
             return
         fits = LIMIT - SPARE - self.sent - sum(self.promised.values())
-        refused = promises._promise(self.book, "key", batch, requests, now=self.now, spare=SPARE)
-        assert refused == (None if requests <= max(0, fits) else max(0, fits))
+        refused = promises._promise(self.book, "key", batch, requests, now=self.now, spare=SPARE, caller=NOBODY)
+        assert (refused and refused.fits) == (None if requests <= max(0, fits) else max(0, fits))
         if refused is None:
             self.promised[batch] = requests
 

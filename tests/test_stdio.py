@@ -158,7 +158,9 @@ def test_a_signal_ends_it_with_stdin_open_and_closes_its_connections(number: sig
         assert process.wait(2.5) == 128 + number
         wait_until(lambda: upstream.sandbox.open_streams == 0)
         assert process.stderr is not None
-        assert process.stderr.read() == b""
+        said = process.stderr.read().splitlines()
+        assert len(said) == 5  # a line for each call, and nothing of the end
+        assert all(line.startswith(b'INFO openrouter_mcp.observing: caller="" tool=ask_model ') for line in said)
 
 
 WITHOUT_SIGNALS = """

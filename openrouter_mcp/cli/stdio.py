@@ -12,7 +12,8 @@ from mcp_types import PARSE_ERROR, ErrorData, JSONRPCError, JSONRPCRequest, json
 from pydantic import ValidationError
 
 from openrouter_mcp.cli.opening import leave, leave_within, opened
-from openrouter_mcp.server import OpenRouterServer, build
+from openrouter_mcp.protocol import OpenRouterServer
+from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings
 from openrouter_mcp.text import encodable
 

@@ -27,7 +27,7 @@ async def trial(settings: Settings, *, sandbox: bool) -> int:
     )
     server = StdioServerParameters(
         command=sys.executable,
-        args=["-m", "openrouter_mcp", *(["--sandbox"] if sandbox else [])],
+        args=["-m", "openrouter_mcp", "--log-format", "none", *(["--sandbox"] if sandbox else [])],
         env=environment.child_environment(),
     )
     async with Client(server) as client:

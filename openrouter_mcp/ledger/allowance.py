@@ -13,6 +13,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.choice import Seen
 from openrouter_mcp.errors import (
     BadKey,
@@ -23,10 +24,11 @@ from openrouter_mcp.errors import (
     OpenRouterMCPError,
     Outcome,
 )
-from openrouter_mcp.ledger import sums
+from openrouter_mcp.ledger import cooldowns, shares, sums
 from openrouter_mcp.ledger.promises import Promises
+from openrouter_mcp.ledger.seals import Seals
 from openrouter_mcp.ledger.shelf import Shelf
-from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, day_of, next_midnight
+from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, day_of, next_midnight, too_late
 from openrouter_mcp.ledger.spending import Spending
 from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.ledger.standing import Standing
@@ -56,7 +58,8 @@ class Ledger:
     """The books of the account that `key` belongs to, in `folder`; without a folder, of this process alone.
 
     `read_key` asks OpenRouter about the key, `inquire` what a generation cost; `clock` gives epoch seconds; `limit`
-    requests in any `window` seconds. `spending` is the money, `promises` what batches still need.
+    requests in any `window` seconds. `spending` is the money, `promises` what batches still need, `seals` which
+    answers of the person were used.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Ledger:
         self._shelf = Shelf(folder, limit=limit, window=window, clock=clock)
         self.promises = Promises(self._key, self._shelf, clock=clock)
         self.spending = Spending(self._key, self._shelf, inquire, clock=clock)
+        self.seals = Seals(self._shelf, clock=clock)
         self._read_at = float("-inf")
         self._must_read = False
         self._last: Standing | None = None
@@ -95,9 +99,11 @@ class Ledger:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    async def reserve(self, count: int = 1, *, longest_wait: float, spare: int = 0) -> list[Slot]:
-        """`count` slots, each at most `longest_wait` seconds away, or none. The caller waits for `slot.at`, and gives
-        back what it does not send. `spare` of a minute's requests are left to others.
+    async def reserve(
+        self, count: int = 1, *, longest_wait: float, spare: int = 0, caller: Caller = NOBODY
+    ) -> list[Slot]:
+        """`count` slots, each at most `longest_wait` seconds away, or none. Who asks waits for `slot.at`, and gives
+        back what is not sent. `spare` of a minute's requests are left to others; they are of the `caller`'s share.
 
         Raises:
             MinuteQuota, DailyQuota: at once, with the seconds, when they would come too late.
@@ -107,11 +113,11 @@ class Ledger:
 
         def reserve(book: Book) -> list[Slot] | Refusal:
             now = self._clock()  # not before the book is ours: others may have kept it for a while
-            return book.reserve(self._key, count, now, longest_wait - max(0.0, now - started), spare)
+            return book.reserve(self._key, count, now, longest_wait - max(0.0, now - started), spare, caller=caller)
 
         granted = await self._shelf.use(reserve)
         if isinstance(granted, Refusal):
-            refused = _too_late(granted, count, self._shelf.per_minute)
+            refused = too_late(granted, count, self._shelf.per_minute)
             refused.allowance = str(await self.standing())
             raise refused
         return granted
@@ -133,6 +139,12 @@ class Ledger:
         standing = await self.standing()
         return standing.use.day_stopped_until > 0.0 or standing.use.stopped_until > standing.now
 
+    async def left_of_share(self, caller: Caller) -> int | None:
+        """How many of today's free requests are left of the caller's share; None when the day has none."""
+        return await self._shelf.use(
+            lambda book: shares.left_today(book.db, book.account(book.db, self._key), caller, self._clock())
+        )
+
     def wait_for(self, slot: Slot) -> float:
         """Seconds until `slot` may be used; no more than when it was granted, whatever the clock did since."""
         return min(slot.wait, max(0.0, slot.at - self._clock()))
@@ -148,12 +160,12 @@ class Ledger:
 
     def _look(self, book: Book) -> Standing:
         now = self._clock()
-        use, cooldowns = book.use(self._key, now), book.cooldowns()
+        use, cooling = book.use(self._key, now), cooldowns.cooldowns(book)
         self._last = Standing(
             use=use,
             per_minute=self._shelf.per_minute,
             now=now,
-            cooldowns={model: cooldown for model, cooldown in cooldowns.items() if cooldown.until > now},
+            cooldowns={model: cooldown for model, cooldown in cooling.items() if cooldown.until > now},
             warning=self._shelf.warning,
             health=sums.health(book.db, book.account(book.db, self._key), now),
         )
@@ -176,11 +188,11 @@ class Ledger:
         elif shortest := _COOL_S.get(failure.outcome):
 
             def cool(book: Book) -> None:
-                before = book.cooldowns()
+                before = cooldowns.cooldowns(book)
                 for model in models:
                     failures = before[model].failures if model in before else 0
                     pause = max(failure.hint_s or 0.0, shortest * 2.0 ** min(failures, 10))
-                    book.cool(model, now + min(pause, _LONGEST_COOL_S), _reason(failure))
+                    cooldowns.cool(book, model, now + min(pause, _LONGEST_COOL_S), _reason(failure))
 
             await self._shelf.use(cool)
 
@@ -188,7 +200,7 @@ class Ledger:
         """Of the `models` asked, the one that `served` works, by whatever name it calls itself; and what is left."""
 
         def recover_and_look(book: Book) -> Standing:
-            book.recover(models[0] if len(models) == 1 else served)
+            cooldowns.recover(book, models[0] if len(models) == 1 else served)
             return self._look(book)
 
         return await self._shelf.use(recover_and_look)
@@ -212,7 +224,7 @@ class Ledger:
         """Of `models`, those this caller may choose now. One whose cooldown just ended goes to one caller alone, as a
         trial; the others leave it until it has answered."""
         now = self._clock()
-        avoided = await self._shelf.use(Book.probe, models, now, now + _PROBE_S)
+        avoided = await self._shelf.use(cooldowns.probe, models, now, now + _PROBE_S)
         return [model for model in models if model not in avoided]
 
     # --- OpenRouter's own count ---------------------------------------------------------------------------------------
@@ -270,23 +282,6 @@ class Ledger:
             raise
         except OpenRouterMCPError as failure:
             return KeyInfo(), f"{failure.code}: {failure.text}"
-
-
-def _too_late(refusal: Refusal, count: int, per_minute: int) -> OpenRouterMCPError:
-    if refusal.daily and refusal.left:
-        return DailyQuota(
-            f"This needs {count} free requests and {refusal.left} are left today: nothing was sent. Ask for less."
-        )
-    if refusal.daily:
-        return DailyQuota(
-            "The account's free requests of this day are used up, so nothing was sent.", hint_s=refusal.seconds
-        )
-    if count > per_minute:
-        return MinuteQuota(f"At most {per_minute} can be asked at once now, so nothing was sent. Ask for less.")
-    needs = (
-        "The minute's free requests are taken" if count == 1 else f"The minute has no room for {count} free requests"
-    )
-    return MinuteQuota(f"{needs}, so nothing was sent.", hint_s=refusal.seconds)
 
 
 def _reason(failure: OpenRouterMCPError) -> str:

@@ -5,9 +5,10 @@ amount that cannot be read counts as more than any budget.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_CEILING, Decimal
 
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.ledger import sums
 from openrouter_mcp.ledger.slots import day_of
 from openrouter_mcp.ledger.sqlite import Book
@@ -34,10 +35,12 @@ class Charge:
 
 @dataclass(frozen=True)
 class Spent:
-    """A UTC day's money, in USD: what calls cost, by model, and what is held for those whose cost is not known."""
+    """A UTC day's money, in USD: what calls cost, by model, and what is held for those whose cost is not known; of one
+    caller alone if it says `whose`."""
 
     by_model: dict[str, Decimal]
     held: Decimal
+    whose: str | None = None
 
     @property
     def cost(self) -> Decimal:
@@ -59,41 +62,58 @@ class Closure:
 
 
 def hold(
-    book: Book, key: str, amounts: Sequence[tuple[str, Decimal]], now: float, budget: Decimal, *, batch: str = ""
+    book: Book,
+    key: str,
+    amounts: Sequence[tuple[str, Decimal]],
+    now: float,
+    budget: Decimal,
+    *,
+    batch: str = "",
+    caller: Caller = NOBODY,
+    known: dict[str | None, Spent] | None = None,
 ) -> list[Charge] | Spent:
-    """Hold each model's amount, all or none; when the day's `budget` does not bear it, what is spent already. What is
-    held for a `batch` is promised until it is drawn."""
+    """Hold each model's amount for the `caller`, all or none; when the day's `budget` does not bear it, or the caller's
+    own, what is spent of that already. What is held for a `batch` is promised until it is drawn. `known` is what
+    this same transaction has found to be spent by whom."""
+    known = {} if known is None else known
     with book.transaction(durable=True) as db:
         db.execute("DELETE FROM charges WHERE day < ?", (day_of(now) - _KEPT_DAYS,))
         account = book.account(db, key)
-        already = spent(book, key, now)
-        if already.in_all + sum((amount for _, amount in amounts), Decimal(0)) > budget:
-            return already
+        wanted = sum((amount for _, amount in amounts), Decimal(0))
+        for whose, most in ((None, budget), (caller.name, caller.daily_budget)):
+            if most is None:
+                continue
+            already = known[whose] = known.get(whose) or spent(book, key, now, whose)
+            if already.in_all + wanted > most:
+                return already
         charges = []
         for model, amount in amounts:
             row = db.execute(
-                "INSERT INTO charges (account, day, model, amount) VALUES (?, ?, ?, ?)",
-                (account, day_of(now), model, _text(amount)),
+                "INSERT INTO charges (account, day, model, amount, caller) VALUES (?, ?, ?, ?, ?)",
+                (account, day_of(now), model, _text(amount), caller.name),
             )
             charges.append(Charge(row.lastrowid or 0, model, amount, book))
+        for whose in known.keys() & {None, caller.name}:
+            known[whose] = replace(known[whose], held=known[whose].held + wanted)
         if batch:
             db.executemany("INSERT INTO promises (charge, batch) VALUES (?, ?)", [(one.id, batch) for one in charges])
         return charges
 
 
-def spent(book: Book, key: str, now: float) -> Spent:
-    """What is spent and held today; what was booked for a day that a clock now says is yet to come, counts too."""
+def spent(book: Book, key: str, now: float, caller: str | None = None) -> Spent:
+    """What is spent and held today, by one caller or all; what was booked for a day that a clock now says is yet to
+    come, counts too."""
     by_model: dict[str, Decimal] = {}
     held = Decimal(0)
     for model, amount, cost in book.db.execute(
-        "SELECT model, amount, cost FROM charges WHERE account = ? AND day >= ?",
-        (book.account(book.db, key), day_of(now)),
+        "SELECT model, amount, cost FROM charges WHERE account = ? AND day >= ? AND (? IS NULL OR caller = ?)",
+        (book.account(book.db, key), day_of(now), caller, caller),
     ):
         if cost is None:
             held += _usd(amount)
         else:
             by_model[str(model)] = by_model.get(str(model), Decimal(0)) + _usd(cost)
-    return Spent(by_model, held)
+    return Spent(by_model, held, caller)
 
 
 def settle(book: Book, charge_id: int, cost: Decimal, ended: Ended | None = None) -> None:

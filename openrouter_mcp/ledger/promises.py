@@ -5,9 +5,11 @@ ends, so that another process can go on.
 import time
 from collections.abc import Callable
 
+from openrouter_mcp.callers import NOBODY, Caller
+from openrouter_mcp.ledger import shares
 from openrouter_mcp.ledger.money import Charge
 from openrouter_mcp.ledger.shelf import Shelf
-from openrouter_mcp.ledger.slots import day_of
+from openrouter_mcp.ledger.slots import Refusal, day_of, next_midnight
 from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.text import number
 
@@ -24,10 +26,13 @@ class Promises:
         self._shelf = shelf
         self._clock = clock
 
-    async def promise(self, batch: str, requests: int, *, spare: int) -> int | None:
-        """Set `requests` of the day aside for a new `batch`. None if that leaves `spare` of it, else how many would."""
+    async def promise(self, batch: str, requests: int, *, spare: int, caller: Caller = NOBODY) -> Refusal | None:
+        """Set `requests` of the day aside for a new `batch` of the `caller`. None if that leaves `spare` of it and is
+        within their share, else why not."""
         now = self._clock()
-        return await self._shelf.use(lambda book: _promise(book, self._key, batch, requests, now=now, spare=spare))
+        return await self._shelf.use(
+            lambda book: _promise(book, self._key, batch, requests, now=now, spare=spare, caller=caller)
+        )
 
     async def take(self, batch: str, holder: str) -> bool:
         """Lease `batch` to `holder`, if no other has it. What was held for an earlier one and never drawn is free."""
@@ -57,23 +62,33 @@ class Promises:
 # --- one transaction each; blocking -----------------------------------------------------------------------------------
 
 
-def _promise(book: Book, key: str, batch: str, requests: int, *, now: float, spare: int) -> int | None:
+def _promise(
+    book: Book, key: str, batch: str, requests: int, *, now: float, spare: int, caller: Caller
+) -> Refusal | None:
     with book.transaction() as db:
         db.execute("DELETE FROM batches WHERE day < ?", (day_of(now) - _KEPT_DAYS,))
         db.execute("DELETE FROM promises WHERE batch NOT IN (SELECT id FROM batches)")
         account, left = book.account(db, key), book.use(key, now).left
-        if left is not None:
-            promised = db.execute(
-                "SELECT sum(requests) FROM batches WHERE account = ? AND day = ?", (account, day_of(now))
-            ).fetchone()[0]
-            fitting = left - spare - int(number(promised) or 0)
-            if requests > max(0, fitting):
-                return max(0, fitting)
+        own, promised = shares.left_today(db, account, caller, now), _promised(book, account, now)
+        fitting = [] if left is None else [(max(0, left - spare - promised), NOBODY)]
+        fitting += [] if own is None else [(max(0, own - _promised(book, account, now, caller.name)), caller)]
+        fits, whose = min(fitting, key=lambda one: one[0], default=(requests, NOBODY))
+        if requests > fits:
+            return Refusal(next_midnight(now) - now, daily=True, left=left, fits=fits, whose=whose)
         db.execute(
-            "INSERT INTO batches (id, account, day, holder, until, requests) VALUES (?, ?, ?, '', 0, ?)",
-            (batch, account, day_of(now), requests),
+            "INSERT INTO batches (id, account, day, holder, until, requests, caller) VALUES (?, ?, ?, '', 0, ?, ?)",
+            (batch, account, day_of(now), requests, caller.name),
         )
         return None
+
+
+def _promised(book: Book, account: str, now: float, caller: str | None = None) -> int:
+    """How many requests of today the batches of one caller, or of all, still need."""
+    row = book.db.execute(
+        "SELECT sum(requests) FROM batches WHERE account = ? AND day = ? AND (? IS NULL OR caller = ?)",
+        (account, day_of(now), caller, caller),
+    ).fetchone()
+    return int(number(row[0]) or 0)
 
 
 def _take(book: Book, key: str, batch: str, holder: str, clock: Callable[[], float]) -> bool:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -38,6 +38,7 @@ class Shelf:
         self._clock = clock
         self._book: Book | None = None
         self._inode = 0
+        self._asked_for: dict[str, list[Any]] = {}
         self._one_thread = anyio.CapacityLimiter(1)
         self._one_at_a_time = threading.Lock()  # which anyio's limiter may not keep, up to 4.10
 
@@ -91,6 +92,18 @@ class Shelf:
                 return run()
 
         return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
+
+    async def read(self, what: str, method: Callable[[Book], T]) -> T:
+        """As `use`, for what only reads: all who ask for `what` before it has begun get the same answer."""
+        answer: list[T] = self._asked_for.setdefault(what, [])
+
+        def read(book: Book) -> T:
+            if not answer:
+                self._asked_for.pop(what, None)  # first: whoever asks from now on, asks anew
+                answer.append(method(book))
+            return answer[0]
+
+        return await self.use(read)
 
     def _open(self) -> Book:
         if self._folder is None:

@@ -2,13 +2,16 @@
 
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.ledger import money
 from openrouter_mcp.ledger.money import Charge, Closure, Spent
 from openrouter_mcp.ledger.shelf import Shelf
@@ -23,6 +26,17 @@ _REOPEN = "When you know why, `openrouter-mcp doctor --acknowledge` opens it aga
 _CLOSED = f"The guard against surprise bills is closed and nothing is sent: %s. {_REOPEN}"
 _UNKNOWN = f"What was spent today is not known, so nothing that costs is sent: %s. {_REOPEN}"
 _LONGEST_INQUIRY_S = 5.0  # what a call waits at most to learn what earlier ones cost
+
+
+@dataclass(eq=False)
+class _Wish:
+    """Amounts to be held, and what came of it: None while, or where, nothing can be."""
+
+    amounts: Sequence[tuple[str, Decimal]]
+    budget: Decimal
+    batch: str
+    caller: Caller
+    held: list[Charge] | Spent | None = None
 
 
 class Spending:
@@ -44,28 +58,51 @@ class Spending:
         self._inquire = inquire
         self._clock = clock
         self._closed: list[Closure] = []
+        self._wishes = deque[_Wish]()
 
     async def hold(
-        self, amounts: Sequence[tuple[str, Decimal]], budget: Decimal, *, batch: str = ""
+        self,
+        amounts: Sequence[tuple[str, Decimal]],
+        budget: Decimal,
+        *,
+        batch: str = "",
+        caller: Caller = NOBODY,
     ) -> list[Charge] | Spent:
-        """Hold the worst case of each model, all or none; when the day's `budget` (USD) does not bear it, what is spent
-        already. For a `batch` it is promised until it is drawn.
+        """Hold the worst case of each model for the `caller`, all or none; when the day's `budget` (USD) does not bear
+        it, or the caller's own, what is spent of that already. For a `batch` it is promised until it is drawn.
 
         Raises:
             CannotReserve: when there is no book that says what was spent.
         """
         await self.learn()
-
-        def hold(book: Book) -> list[Charge] | Spent | None:
-            if self._shelf.warning or self._shelf.set_aside:
-                return None
-            return money.hold(book, self._key, amounts, self._clock(), budget, batch=batch)
-
-        held = await self._shelf.use(hold)
-        if held is None:
+        wish = _Wish(amounts, budget, batch, caller)
+        self._wishes.append(wish)
+        with anyio.CancelScope(shield=True):  # it may be held together with another's, before its own turn comes
+            await self._shelf.use(self._hold_together)
+        if wish.held is None:
             logger.error(_UNKNOWN, self._shelf.warning or f"{self._shelf.set_aside[0]} was set aside")
             raise CannotReserve
-        return held
+        return wish.held
+
+    def _hold_together(self, book: Book) -> None:
+        """All that is wished for by now, in the order it was: the disk is waited for once, not for each."""
+        together, known = [*self._wishes], dict[str | None, Spent]()
+        now = self._clock()
+        if together and not (self._shelf.warning or self._shelf.set_aside):
+            with book.transaction(durable=True):
+                for wish in together:
+                    wish.held = money.hold(
+                        book,
+                        self._key,
+                        wish.amounts,
+                        now,
+                        wish.budget,
+                        batch=wish.batch,
+                        caller=wish.caller,
+                        known=known,
+                    )
+        for _ in together:
+            self._wishes.popleft()
 
     async def settle(self, charge: Charge, cost: Decimal, ended: Ended | None = None) -> None:
         """The call cost so much USD, and `ended` so."""
@@ -101,9 +138,11 @@ class Spending:
                 await self.close(f"generation {generation} cost {usd(usage.cost)}, and {usd(amount)} was held for it")
             await self._shelf.use(money.settle, charge, usage.cost)
 
-    async def spent(self) -> Spent:
-        """What is spent and held today."""
-        return await self._shelf.use(lambda book: money.spent(book, self._key, self._clock()))
+    async def spent(self, caller: str | None = None) -> Spent:
+        """What is spent and held today, by one caller or all."""
+        return await self._shelf.read(
+            f"spent by {caller}", lambda book: money.spent(book, self._key, self._clock(), caller)
+        )
 
     # --- the guard's breaker ------------------------------------------------------------------------------------------
 

@@ -7,17 +7,19 @@ A rollback journal, not WAL: SQLite up to 3.51.2 can corrupt a WAL that two proc
 import sqlite3
 import time
 from bisect import insort
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.errors import UnusableBook
-from openrouter_mcp.ledger import sums
+from openrouter_mcp.ledger import shares, sums
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, earliest, next_midnight
 from openrouter_mcp.text import number
 
-VERSION = 4
+VERSION = 5
+_FIRST_WITH_SUMS = 4
 BUSY_S = 10.0  # how long a sibling may hold the book before it counts as unusable
 _LONGEST_MINUTE_STOP_S = 90.0
 _LONGEST_COOLDOWN_S = 600.0
@@ -27,7 +29,8 @@ _CLOCK_TOLERANCE_S = 0.01
 _NOW_S = 1e-3  # so that what is taken this very moment counts as taken
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS slots (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, at REAL NOT NULL, made REAL NOT NULL
+    id INTEGER PRIMARY KEY AUTOINCREMENT, account TEXT NOT NULL, at REAL NOT NULL, made REAL NOT NULL,
+    caller TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS slots_by_time ON slots (account, at);
 CREATE TABLE IF NOT EXISTS accounts (
@@ -46,7 +49,7 @@ CREATE TABLE IF NOT EXISTS charges (
 CREATE INDEX IF NOT EXISTS charges_by_day ON charges (account, day);
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY, account TEXT NOT NULL, day INTEGER NOT NULL, holder TEXT NOT NULL, until REAL NOT NULL,
-    requests INTEGER NOT NULL
+    requests INTEGER NOT NULL, caller TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE IF NOT EXISTS promises (charge INTEGER PRIMARY KEY, batch TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS closures (at REAL NOT NULL, reason TEXT NOT NULL);
@@ -68,15 +71,6 @@ class Use:
     stopped_until: float
     day_stopped_until: float
     left: int | None
-
-
-@dataclass(frozen=True)
-class Cooldown:
-    """A model better left alone until a moment, why, and after how many failures in a row."""
-
-    until: float
-    reason: str
-    failures: int
 
 
 class Book:
@@ -105,9 +99,7 @@ class Book:
         self.db.execute("PRAGMA synchronous=OFF")
         if version < VERSION:
             with self.transaction() as db:
-                for statement in f"{_SCHEMA}{sums.SCHEMA}PRAGMA user_version={VERSION}".split(";"):
-                    db.execute(statement)
-                sums.take_over(db)
+                _upgrade(db)
 
     def close(self) -> None:
         """Close the file."""
@@ -115,8 +107,11 @@ class Book:
 
     @contextmanager
     def transaction(self, *, durable: bool = False) -> Generator[sqlite3.Connection]:
-        """One transaction, rolled back by whatever raises. A `durable` one survives a power cut, which costs some
-        milliseconds: promises about money are worth them."""
+        """One transaction, rolled back by whatever raises; within another, a part of it. A `durable` one survives a
+        power cut, which costs some milliseconds: promises about money are worth them."""
+        if self.db.in_transaction:
+            yield self.db
+            return
         if durable:
             self.db.execute("PRAGMA synchronous=FULL")
         try:
@@ -129,9 +124,11 @@ class Book:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    def reserve(self, key: str, count: int, now: float, longest_wait: float, spare: int) -> list[Slot] | Refusal:
+    def reserve(
+        self, key: str, count: int, now: float, longest_wait: float, spare: int, *, caller: Caller = NOBODY
+    ) -> list[Slot] | Refusal:
         """`count` slots at once or none, each at most `longest_wait` seconds away; `spare` of the window's requests
-        are left to others."""
+        are left to others. They are the `caller`'s, and no more than their share."""
         asked = self._ticks()
         with self.transaction() as db:
             waited = self._ticks() - asked
@@ -139,18 +136,23 @@ class Book:
             account = self.account(db, key)
             self._tidy(db, account, now)
             left = self._use(db, account, now).left
+            if caller.may_ask_nothing:
+                return Refusal(next_midnight(now) - now, daily=True, left=left, whose=caller)
             taken = [at for (at,) in db.execute(_TAKEN, (account, now - self._window))]
-            slots, daily = [], False
+            limit, slots, late = max(1, self._limit - spare), list[Slot](), list[tuple[Caller, bool]]()
             for _ in range(count):
-                at, next_day = self._next(db, account, taken, now, max(1, self._limit - spare))
-                daily = daily or next_day
-                row = db.execute("INSERT INTO slots (account, at, made) VALUES (?, ?, ?)", (account, at, now))
+                at, why = self._next_for(db, account, caller, taken, now, limit=limit, longest_wait=longest_wait)
+                late += [why] if why else []
+                row = db.execute(
+                    "INSERT INTO slots (account, at, made, caller) VALUES (?, ?, ?, ?)", (account, at, now, caller.name)
+                )
                 slots.append(Slot(row.lastrowid or 0, at, at - now, self))
                 insort(taken, at)
-            latest = max((slot.wait for slot in slots), default=0.0)
-            if latest > longest_wait:
+            if late:
                 _delete(db, slots)
-                return Refusal(latest, daily=daily, left=left)
+                whose = late[0][0]
+                daily = any(of_day for by, of_day in late if by == whose)
+                return Refusal(slots[-1].wait, daily=daily, left=left, fits=count - len(late), whose=whose)
             return slots
 
     def give_back(self, slots: Iterable[Slot]) -> None:
@@ -161,6 +163,29 @@ class Book:
     def use(self, key: str, now: float) -> Use:
         """What is used now."""
         return self._use(self.db, self.account(self.db, key), now)
+
+    def _next_for(
+        self,
+        db: sqlite3.Connection,
+        account: str,
+        caller: Caller,
+        taken: list[float],
+        now: float,
+        *,
+        limit: int,
+        longest_wait: float,
+    ) -> tuple[float, tuple[Caller, bool] | None]:
+        """The next moment with room for all together and in the caller's share; and, when that is too late, whose limit
+        made it so (nobody's: the account's) and whether it is that of the day."""
+        at, why = now, None
+        while True:
+            shared, of_day = self._next(db, account, taken, at, limit)
+            own, of_own_day = shares.not_before(db, account, caller, shared, self._window)
+            for moment, reason in ((shared, (NOBODY, of_day)), (own, (caller, of_own_day))):
+                why = reason if why is None and moment - now > longest_wait else why
+            if own == shared:
+                return own, why
+            at = own  # from then on, the limits of all together count again
 
     def _next(
         self, db: sqlite3.Connection, account: str, taken: list[float], now: float, limit: int
@@ -201,10 +226,8 @@ class Book:
             (now, now, account, now + 1.0),
         )
         db.execute("DELETE FROM cooldowns WHERE until < ? OR until > ?", (now - DAY_S, now + _LONGEST_COOLDOWN_S))
-        for column, latest in (
-            ("minute_stop", now + _LONGEST_MINUTE_STOP_S),
-            ("day_stop", next_midnight(now) + NEW_DAY_S),
-        ):
+        stops = {"minute_stop": now + _LONGEST_MINUTE_STOP_S, "day_stop": next_midnight(now) + NEW_DAY_S}
+        for column, latest in stops.items():
             stop = f"UPDATE accounts SET {column} = 0 WHERE account = ? AND {column} > ?"  # noqa: S608 - our own names
             db.execute(stop, (account, latest))
 
@@ -220,9 +243,8 @@ class Book:
         """From now on `key` belongs to `account`, and what was kept under the key's own hash goes with it."""
         with self.transaction() as db:
             db.execute("INSERT OR REPLACE INTO names (key, account) VALUES (?, ?)", (key, account))
-            db.execute("UPDATE slots SET account = ? WHERE account = ?", (account, key))
-            db.execute("UPDATE charges SET account = ? WHERE account = ?", (account, key))
-            db.execute("UPDATE batches SET account = ? WHERE account = ?", (account, key))
+            for table in ("slots", "charges", "batches"):
+                db.execute(f"UPDATE {table} SET account = ? WHERE account = ?", (account, key))  # noqa: S608 - ours
             sums.rename(db, key, account)
             db.execute("UPDATE OR IGNORE accounts SET account = ? WHERE account = ?", (account, key))
             rest = db.execute("SELECT minute_stop, day_stop FROM accounts WHERE account = ?", (key,)).fetchone()
@@ -254,40 +276,18 @@ class Book:
             )
             db.execute(stop, (self.account(db, key), until))
 
-    # --- models -------------------------------------------------------------------------------------------------------
 
-    def cool(self, model: str, until: float, reason: str) -> None:
-        """One more failure of `model`, to be left alone until then."""
-        with self.transaction() as db:
-            db.execute(
-                "INSERT INTO cooldowns (model, until, reason, failures) VALUES (?, ?, ?, 1) ON CONFLICT (model) "
-                "DO UPDATE SET until = excluded.until, reason = excluded.reason, failures = failures + 1",
-                (model, until, reason),
-            )
-
-    def cooldowns(self) -> dict[str, Cooldown]:
-        """Every model that failed when it was last asked."""
-        rows = self.db.execute("SELECT model, until, reason, failures FROM cooldowns")
-        return {
-            str(model): Cooldown(number(until) or 0.0, str(reason), int(number(failures) or 0))
-            for model, until, reason, failures in rows
-        }
-
-    def probe(self, models: Sequence[str], now: float, until: float) -> set[str]:
-        """Of `models`, those to leave alone. A cooldown that is over is renewed to `until` by whoever comes first, who
-        alone may try the model; its success ends the cooldown, its failure another."""
-        with self.transaction() as db:
-            rows = dict(db.execute("SELECT model, until FROM cooldowns").fetchall())
-            avoided = {model for model in models if (number(rows.get(model)) or 0.0) > now}
-            tried = [(until, model) for model in models if model in rows and model not in avoided]
-            db.executemany("UPDATE cooldowns SET until = ? WHERE model = ?", tried)
-            return avoided
-
-    def recover(self, model: str) -> None:
-        """`model` answered."""
-        if self.db.execute("SELECT 1 FROM cooldowns WHERE model = ?", (model,)).fetchone():
-            with self.transaction() as db:
-                db.execute("DELETE FROM cooldowns WHERE model = ?", (model,))
+def _upgrade(db: sqlite3.Connection) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version >= VERSION:
+        return  # a sibling was quicker
+    for statement in f"{_SCHEMA}{sums.SCHEMA}PRAGMA user_version={VERSION}".split(";"):
+        db.execute(statement)
+    for table in ("charges", "slots", "batches"):  # which did not always say whose they are
+        if not any(name == "caller" for _, name, *_ in db.execute(f"PRAGMA table_info({table})")):
+            db.execute(f"ALTER TABLE {table} ADD COLUMN caller TEXT NOT NULL DEFAULT ''")
+    if 0 < version < _FIRST_WITH_SUMS:
+        sums.take_over(db)
 
 
 def _delete(db: sqlite3.Connection, slots: Iterable[Slot]) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from openrouter_mcp.choice import Health, Seen
+from openrouter_mcp.ledger.cooldowns import Cooldown
 from openrouter_mcp.ledger.slots import next_midnight
-from openrouter_mcp.ledger.sqlite import Cooldown, Use
+from openrouter_mcp.ledger.sqlite import Use
 from openrouter_mcp.text import time_of_day
 
 PER_DAY = 50  # of an account that never bought credits

@@ -106,10 +106,7 @@ def rename(db: sqlite3.Connection, before: str, account: str) -> None:
 
 
 def take_over(db: sqlite3.Connection) -> None:
-    """Let the charges of a book from before there were sums name a caller, and sum up what they cost."""
-    if any(name == "caller" for _, name, *_ in db.execute("PRAGMA table_info(charges)")):
-        return
-    db.execute("ALTER TABLE charges ADD COLUMN caller TEXT NOT NULL DEFAULT ''")
+    """Sum up what the charges cost of a book from before there were sums."""
     settled = db.execute("SELECT day, account, model, cost FROM charges WHERE cost IS NOT NULL").fetchall()
     for day, account, model, cost in settled:
         add(db, (day, account, model, ""), Sum(cost=price(cost)))

@@ -3,12 +3,22 @@
 from collections.abc import Mapping
 from decimal import Decimal
 
-from openrouter_mcp.guard import Budget
+from openrouter_mcp.budget import Budget
+from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.ledger.slots import DAY_S, next_midnight
 from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.ledger.sums import Month, Sum
 from openrouter_mcp.records import Credits, KeyInfo
-from openrouter_mcp.render.key import Figures, balance_line, decimal, limits, moment_of, usage, usd_or_unknown
+from openrouter_mcp.render.key import (
+    Figures,
+    balance_line,
+    decimal,
+    limits,
+    moment_of,
+    usage,
+    usage_figures,
+    usd_or_unknown,
+)
 from openrouter_mcp.render.key import figures as key_figures
 from openrouter_mcp.render.reply import Reply
 from openrouter_mcp.text import duration, one_line, time_of_day, usd
@@ -26,8 +36,6 @@ SHAPE_OF_CREDITS: dict[str, object] = {
         "budget_left_usd": {"type": "string"},
         "spent_today_usd": {"type": "object"},
         "spent_this_month_usd": {"type": "object"},
-        "key_remaining_usd": {},
-        "balance_usd": {},
     },
     "required": ["warnings", "guard", "free_requests", "budget_left_usd"],
     "description": "USD as decimal strings; null: unknown or none",
@@ -41,11 +49,14 @@ def credits(  # noqa: A001 - OpenRouter's noun
     budget: Budget,
     sums: Month,
     *,
+    who: Caller = NOBODY,
+    share: int | None = None,
     unread: str = "",
     unshown: str = "",
 ) -> Reply:
-    """What the key may still do, and what it did. What OpenRouter does not say is unknown, never $0: `unread` is why it
-    said nothing of the key, `unshown` why nothing of the balance."""
+    """What the key may still do, and what it did, `sums` for the caller `who`, of whose share `share` requests are left
+    today; one of several is not told what the others spend. What OpenRouter does not say is unknown, never $0: `unread`
+    is why it said nothing of the key, `unshown` why nothing of the balance."""
     left = None if balance is None else balance.total_credits - balance.total_usage
     closed = budget.closures
     warnings = [
@@ -53,17 +64,19 @@ def credits(  # noqa: A001 - OpenRouter's noun
         *_urgent(key, standing, left),
     ]
     advice = [_NO_LIMIT] if key.unlimited and not key.binding else []
-    lines = warnings + _allowance(standing) + _budget(budget) + _spent(sums)
+    lines = warnings + _allowance(standing) + _share(who, share) + _budget(budget, who) + _spent(sums)
     lines += [f"Key limit, spending and balance: unknown, OpenRouter did not say ({unread})."] if unread else []
-    lines += [] if unread else [*limits(key), *usage(key), balance_line(left, unshown)]
+    lines += [] if unread else [*limits(key), *([] if who.name else usage(key)), balance_line(left, unshown)]
     lines += advice
     figures: Figures = {
         "warnings": [line.removeprefix("Warning: ") for line in warnings + advice],
         "guard": "closed" if closed else "open",
         **_allowance_figures(standing),
-        **_budget_figures(budget),
+        **_share_figures(who, share),
+        **_budget_figures(budget, who),
         **_spent_figures(sums),
         **key_figures(key, unread),
+        **({} if who.name else usage_figures(key)),
         "balance_usd": decimal(left),
         "balance_unknown_because": unread or unshown or None,
     }
@@ -125,6 +138,20 @@ def _allowance_figures(standing: Standing) -> Figures:
     }
 
 
+def _share(who: Caller, left: int | None) -> list[str]:
+    if not who.has_share:
+        return []
+    day = "" if who.per_day is None else f"{left} of {who.per_day} requests left today"
+    minute = "" if who.per_minute is None else f"{who.per_minute} a minute at most"
+    return [f"{who.name}'s share of these: {', '.join(filter(None, (day, minute)))}."]
+
+
+def _share_figures(who: Caller, left: int | None) -> Figures:
+    if not who.has_share:
+        return {}
+    return {"your_share": {"remaining": left, "of": who.per_day, "a_minute": who.per_minute}}
+
+
 def _pause(standing: Standing) -> str | None:
     seconds = standing.use.stopped_until - standing.now
     return duration(seconds) if seconds > 0 else None
@@ -144,24 +171,34 @@ def _cooling(standing: Standing) -> dict[str, str]:
 # --- our own figures --------------------------------------------------------------------------------------------------
 
 
-def _budget(budget: Budget) -> list[str]:
+def _budget(budget: Budget, who: Caller) -> list[str]:
     if not budget.daily:
-        return ["Budget: $0, so only free models are asked."]
+        return [f"{_whose(budget)}: $0, so only free models are asked."]
+    bounds = f"{_whose(budget)}: {usd(budget.left)} of {usd(budget.daily)} left today"
+    each = f"a call may cost {usd(min(budget.daily, budget.call))}."
+    if not _is_own(budget, who):
+        return [f"{bounds}, for all callers together; {each}"]
     spent = f"{usd_or_unknown(budget.spent.cost)} spent"
     if budget.spent.held:
         spent += f" and {usd_or_unknown(budget.spent.held)} held for calls whose cost is not known yet"
-    left = f"{usd(budget.left)} of {usd(budget.daily)} left today"
-    return [f"Budget: {left} ({spent}); a call may cost {usd(budget.call)}."]
+    return [f"{bounds} ({spent}); {each}"]
 
 
-def _budget_figures(budget: Budget) -> Figures:
+def _is_own(budget: Budget, who: Caller) -> bool:
+    """Whether what is spent of it is their own affair."""
+    return not who.name or budget.spent.whose == who.name
+
+
+def _whose(budget: Budget) -> str:
+    return f"{budget.spent.whose}'s budget" if budget.spent.whose else "Budget"
+
+
+def _budget_figures(budget: Budget, who: Caller) -> Figures:
     figures: Figures = {"budget_usd": decimal(budget.daily), "budget_left_usd": decimal(budget.left)}
     if budget.daily:
-        figures |= {
-            "budget_spent_usd": decimal(budget.spent.cost),
-            "budget_held_usd": decimal(budget.spent.held),
-            "budget_of_a_call_usd": decimal(budget.call),
-        }
+        figures["budget_of_a_call_usd"] = decimal(min(budget.daily, budget.call))
+    if budget.daily and _is_own(budget, who):
+        figures |= {"budget_spent_usd": decimal(budget.spent.cost), "budget_held_usd": decimal(budget.spent.held)}
     return figures
 
 

@@ -49,7 +49,7 @@ def balance_line(left: Decimal | None, unshown: str) -> str:
 
 
 def figures(key: KeyInfo, unread: str) -> Figures:
-    """All of that by name; `unread` is why there is nothing."""
+    """Its limits by name; `unread` is why there is nothing."""
     own, other = key.cap("key_limit"), key.binding
     found: Figures = {
         "key_unknown_because": unread or None,
@@ -66,8 +66,13 @@ def figures(key: KeyInfo, unread: str) -> Figures:
             "tightest_budget_left_usd": decimal(other.remaining_usd),
             "tightest_budget_resets": _resets(other.reset_interval, other).removeprefix(", resets ") or None,
         }
+    return found
+
+
+def usage_figures(key: KeyInfo) -> Figures:
+    """What OpenRouter counted, by name."""
     periods = ("daily", "weekly", "monthly")
-    found |= {f"usage_{period}_usd": decimal(spent) for period, spent in zip(periods, key.used, strict=True)}
+    found: Figures = {f"usage_{period}_usd": decimal(spent) for period, spent in zip(periods, key.used, strict=True)}
     if any(key.used_byok):
         own_keys = zip(periods, key.used_byok, strict=True)
         found |= {f"byok_usage_{period}_usd": decimal(spent) for period, spent in own_keys}

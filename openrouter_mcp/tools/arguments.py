@@ -3,16 +3,32 @@
 from decimal import Decimal
 from typing import Annotated, Any
 
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context, Resolve
 from pydantic import Field, WithJsonSchema
 
 from openrouter_mcp.app import App
+from openrouter_mcp.callers import Caller
 from openrouter_mcp.writing import Watch
 
 
 async def current_app(context: Context[App]) -> App:
     """The process's one App, which `server.build` put into every connection's lifespan."""
     return context.request_context.lifespan_context
+
+
+def caller_of(context: ServerRequestContext[App, Any]) -> Caller:
+    """Whoever sent the request, as the door let them in; over stdio the user of this process."""
+    if context.request is None:
+        settings = context.lifespan_context.settings
+        return Caller(settings.caller, files=settings.files)
+    caller: Caller = context.request.scope["state"]["caller"]  # never somebody else in their place: it fails without
+    return caller
+
+
+async def current_caller(context: Context[App]) -> Caller:
+    """Whoever called this tool."""
+    return caller_of(context.request_context)
 
 
 async def current_watch(context: Context[App]) -> Watch:
@@ -26,6 +42,7 @@ async def current_watch(context: Context[App]) -> Watch:
 
 
 CurrentApp = Annotated[App, Resolve(current_app)]
+CurrentCaller = Annotated[Caller, Resolve(current_caller)]
 CurrentWatch = Annotated[Watch, Resolve(current_watch)]
 Prompt = Annotated[str, Field(description="The whole task: the model sees nothing else of your conversation.")]
 System = Annotated[str, Field(description="System prompt: role, tone, rules.")]

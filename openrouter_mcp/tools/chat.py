@@ -11,6 +11,7 @@ from openrouter_mcp.tools.arguments import (
     AttachToo,
     ContinueFrom,
     CurrentApp,
+    CurrentCaller,
     CurrentWatch,
     Form,
     MaxCost,
@@ -30,6 +31,7 @@ async def ask_model(
     app: CurrentApp,
     agreed: AgreedToAsk,
     watch: CurrentWatch,
+    caller: CurrentCaller,
     *,
     prompt: Prompt,
     model: Annotated[str, Field(description="An id; omitted: the best free ones right now.")] = "",
@@ -49,15 +51,14 @@ async def ask_model(
     """
     app.client.require_key()
     request = await base_request(
-        app, model=model, prompt=prompt, system=system, schema=schema, attach=attach, max_tokens=max_tokens,
+        app, caller, model=model, prompt=prompt, system=system, schema=schema, attach=attach, max_tokens=max_tokens,
         options=options,
     )  # fmt: skip
-    asked = await question(app, request, continue_from=continue_from, max_cost=max_cost_usd)
-    caller = app.settings.caller
-    if kept := await app.answers.repeated(asked.request, caller):
+    asked = await question(app, caller, request, continue_from=continue_from, max_cost=max_cost_usd)
+    if kept := await app.answers.repeated(asked.request, caller.name):
         return render.answer(app.answers.view(kept))
-    purse = app.guard.purse(max_cost_usd, agreed=agreed)
-    running = app.writing.start(asked.request, purse, parent=asked.parent, note=asked.note, caller=caller)
+    purse = app.guard.purse(max_cost_usd, agreed=agreed, caller=caller)
+    running = app.writing.start(asked.request, purse, parent=asked.parent, note=asked.note, caller=caller.name)
     await app.writing.wait([running], watch)
     if running.failure:
         raise running.failure
@@ -68,6 +69,7 @@ async def compare_models(
     app: CurrentApp,
     agreed: AgreedToCompare,
     watch: CurrentWatch,
+    caller: CurrentCaller,
     *,
     prompt: Prompt,
     models: Annotated[
@@ -89,15 +91,14 @@ async def compare_models(
     """
     app.client.require_key()  # one error, not one a row
     request = await base_request(
-        app, prompt=prompt, system=system, schema=schema, max_tokens=max_tokens, options=options, attach=attach
+        app, caller, prompt=prompt, system=system, schema=schema, max_tokens=max_tokens, options=options, attach=attach
     )
     require_single(request)
-    named = app.guard.purse(max_cost_usd, agreed=agreed)
-    purse = named if models else app.guard.nothing()
+    named = app.guard.purse(max_cost_usd, agreed=agreed, caller=caller)
+    purse = named if models else app.guard.nothing(caller)
     chosen = models or await compare.three_free(app.catalog, app.ledger, app.guard, request)
-    caller = app.settings.caller
     rows, judged = await compare.compare(
-        app.answers, app.guard, request, chosen, purse, watch=watch, judge=judge, judges_purse=named, caller=caller
+        app.answers, app.guard, request, chosen, purse, watch=watch, judge=judge, judges_purse=named, caller=caller.name
     )
     return render.comparison(rows, judged)
 
@@ -106,6 +107,7 @@ async def ask_many(
     app: CurrentApp,
     agreed: AgreedToAskMany,
     watch: CurrentWatch,
+    caller: CurrentCaller,
     *,
     prompts: Annotated[
         tuple[str, ...], Field(min_length=1, max_length=100, description="1 to 100 tasks, each complete in itself.")
@@ -123,9 +125,8 @@ async def ask_many(
     read_answer(id) shows how far it is and the answers in order.
     """
     app.client.require_key()
-    request = await base_request(app, model=model, system=system, schema=schema, max_tokens=max_tokens)
-    request = for_default(app, request, max_cost_usd)
-    purse = app.guard.purse(max_cost_usd, agreed=agreed)
-    caller = app.settings.caller
+    request = await base_request(app, caller, model=model, system=system, schema=schema, max_tokens=max_tokens)
+    request = for_default(app, caller, request, max_cost_usd)
+    purse = app.guard.purse(max_cost_usd, agreed=agreed, caller=caller)
     id_ = await app.batches.begin(request, prompts, purse, max_cost=max_cost_usd, agreed=agreed, caller=caller)
     return render.batch(await app.results.wait(id_, watch, caller=caller))

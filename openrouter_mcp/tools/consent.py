@@ -14,6 +14,7 @@ from mcp.server.mcpserver import AcceptedElicitation, CancelledElicitation, Cont
 from pydantic import BaseModel, Field
 
 from openrouter_mcp.app import App
+from openrouter_mcp.callers import Caller
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.compare import THREE, require_distinct, vet_all
 from openrouter_mcp.judge import longest_question
@@ -22,7 +23,7 @@ from openrouter_mcp.records import FREE_ROUTER
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.schemas import Json
 from openrouter_mcp.text import one_line, usd
-from openrouter_mcp.tools.arguments import CurrentApp
+from openrouter_mcp.tools.arguments import CurrentApp, CurrentCaller
 from openrouter_mcp.tools.requests import base_request, for_default, question
 
 _PURPOSE = 200  # characters of the prompt
@@ -36,6 +37,7 @@ class Consent(BaseModel):
 
 async def cost_of_asking(
     app: CurrentApp,
+    caller: CurrentCaller,
     *,
     prompt: str,
     model: str,
@@ -48,21 +50,22 @@ async def cost_of_asking(
     options: Json | None,
 ) -> list[Vetted]:
     """What is to be asked about for `ask_model`; nothing when nobody needs to be."""
-    purse = app.guard.purse(max_cost_usd)
+    purse = app.guard.purse(max_cost_usd, caller=caller)
     if purse.agreed is None or purse.limit <= purse.agreed:
         return []
     request = await base_request(
-        app, model=model, prompt=prompt, system=system, schema=schema, attach=attach, max_tokens=max_tokens,
+        app, caller, model=model, prompt=prompt, system=system, schema=schema, attach=attach, max_tokens=max_tokens,
         options=options,
     )  # fmt: skip
-    asked = await question(app, request, continue_from=continue_from, max_cost=max_cost_usd)
+    asked = await question(app, caller, request, continue_from=continue_from, max_cost=max_cost_usd)
     return await _above_limit(
-        app, [asked.request] if asked.request.model not in ("", FREE_ROUTER) else [], max_cost_usd
+        app, caller, [asked.request] if asked.request.model not in ("", FREE_ROUTER) else [], max_cost_usd
     )
 
 
 async def cost_of_comparing(
     app: CurrentApp,
+    caller: CurrentCaller,
     *,
     prompt: str,
     models: tuple[str, ...],
@@ -77,17 +80,18 @@ async def cost_of_comparing(
     """The same for `compare_models`."""
     require_distinct(models)
     request = await base_request(
-        app, prompt=prompt, system=system, schema=schema, max_tokens=max_tokens, options=options, attach=attach
+        app, caller, prompt=prompt, system=system, schema=schema, max_tokens=max_tokens, options=options, attach=attach
     )
     requests = [replace(request, model=model) for model in models]
     if judge:
         requests.append(longest_question(judge, request, len(models) or THREE))
-    vetted = await _above_limit(app, requests, max_cost_usd)
+    vetted = await _above_limit(app, caller, requests, max_cost_usd)
     return [replace(one, request=replace(one.request, prompt=prompt)) for one in vetted]  # what a person is shown
 
 
 async def cost_of_asking_many(
     app: CurrentApp,
+    caller: CurrentCaller,
     *,
     prompts: tuple[str, ...],
     model: str,
@@ -97,24 +101,26 @@ async def cost_of_asking_many(
     max_cost_usd: Decimal | None,
 ) -> list[Vetted]:
     """The same for `ask_many`."""
-    request = await base_request(app, model=model, system=system, schema=schema, max_tokens=max_tokens)
-    request = for_default(app, request, max_cost_usd)
+    request = await base_request(app, caller, model=model, system=system, schema=schema, max_tokens=max_tokens)
+    request = for_default(app, caller, request, max_cost_usd)
     asked = request.model not in ("", FREE_ROUTER)
     requests = [replace(request, prompt=prompt) for prompt in dict.fromkeys(prompts)] if asked else []
-    return await _above_limit(app, requests, max_cost_usd)
+    return await _above_limit(app, caller, requests, max_cost_usd)
 
 
-async def _above_limit(app: App, requests: Sequence[ChatRequest], max_cost: Decimal | None) -> list[Vetted]:
-    purse = app.guard.purse(max_cost)
+async def _above_limit(
+    app: App, caller: Caller, requests: Sequence[ChatRequest], max_cost: Decimal | None
+) -> list[Vetted]:
+    purse = app.guard.purse(max_cost, caller=caller)
     if purse.agreed is None or purse.limit <= purse.agreed or not requests:
         return []
     app.client.require_key()
     await app.guard.require_open()
-    new = [one for one in requests if not await app.answers.repeated(one, app.settings.caller)]
+    new = [one for one in requests if not await app.answers.repeated(one, caller.name)]
     vetted = [one for one in await vet_all(app.guard, new, purse) if isinstance(one, Vetted)]
     if _worst(vetted) <= purse.agreed:
         return []
-    await app.guard.require_left(vetted)  # nobody is asked about what is refused anyway
+    await app.guard.require_left(vetted, caller)  # nobody is asked about what is refused anyway
     return vetted
 
 

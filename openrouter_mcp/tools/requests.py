@@ -9,6 +9,7 @@ import anyio.to_thread
 from openrouter_mcp.answers import Conversation
 from openrouter_mcp.app import App
 from openrouter_mcp.attachments import load
+from openrouter_mcp.callers import Caller
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.conversation import fitting
 from openrouter_mcp.errors import InvalidRequest, TooLarge
@@ -33,6 +34,7 @@ class Question:
 
 async def base_request(
     app: App,
+    caller: Caller,
     *,
     model: str = "",
     prompt: str = "",
@@ -42,7 +44,7 @@ async def base_request(
     options: Json | None = None,
     attach: Sequence[str] = (),
 ) -> ChatRequest:
-    """The request that these arguments of a tool ask for.
+    """The request that these arguments of a tool ask for; files are the caller's.
 
     Raises:
         InvalidRequest: when the options or the schema cannot be used.
@@ -51,7 +53,7 @@ async def base_request(
     rare = read(options or {})
     if schema is not None:
         require_usable(schema)
-    parts = await anyio.to_thread.run_sync(load, attach, app.settings) if attach else ()
+    parts = await anyio.to_thread.run_sync(load, attach, app.settings, caller) if attach else ()
     return ChatRequest(
         model,
         prompt,
@@ -70,12 +72,14 @@ def require_single(request: ChatRequest) -> None:
         raise InvalidRequest("options.fallbacks and options.tool_results are for ask_model; here each is asked once.")
 
 
-def for_default(app: App, request: ChatRequest, max_cost: Decimal | None) -> ChatRequest:
+def for_default(app: App, caller: Caller, request: ChatRequest, max_cost: Decimal | None) -> ChatRequest:
     """With the user's own choice of a model where none is named."""
-    return request if request.model else replace(request, model=app.guard.default_model(max_cost))
+    return request if request.model else replace(request, model=app.guard.default_model(max_cost, caller))
 
 
-async def question(app: App, request: ChatRequest, *, continue_from: str, max_cost: Decimal | None) -> Question:
+async def question(
+    app: App, caller: Caller, request: ChatRequest, *, continue_from: str, max_cost: Decimal | None
+) -> Question:
     """What is to be asked; with `continue_from`, after as much of that conversation as the model can read.
 
     Raises:
@@ -86,12 +90,12 @@ async def question(app: App, request: ChatRequest, *, continue_from: str, max_co
         raise InvalidRequest("options.fallbacks are for a named model: name one, or leave them out.")
     if not continue_from:
         _check_results(request, None)
-        return Question(for_default(app, request, max_cost))
-    talk = await app.answers.conversation(continue_from, app.settings.caller)
+        return Question(for_default(app, caller, request, max_cost))
+    talk = await app.answers.conversation(continue_from, caller.name)
     _check_results(request, talk.last)
     free, model = not request.model, request.model
     if free:  # money is spent only on a model that the call itself names
-        model = talk.model if talk.model.endswith(FREE_SUFFIX) else app.guard.default_model(max_cost)
+        model = talk.model if talk.model.endswith(FREE_SUFFIX) else app.guard.default_model(max_cost, caller)
     request = replace(request, model=model, system=request.system or talk.system)
     entry = next((entry for entry in await app.catalog.models() if entry.id == model), None)
     request = _with_history(request, talk, entry)

@@ -1,10 +1,12 @@
 """What clients can show beside the tools: the same texts by address, and the ids to complete them with."""
 
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from openrouter_mcp import finding, render
 from openrouter_mcp.app import App
+from openrouter_mcp.callers import Caller
 from openrouter_mcp.choice import free_ranked
 from openrouter_mcp.tools.account import check_credits
 from openrouter_mcp.tools.answers import read_answer
@@ -30,19 +32,23 @@ async def _model(app: App, author: str, slug: str) -> str:
 
 
 async def _answer(app: App, id: str) -> str:  # noqa: A002 - as in the address
-    return (await read_answer(app, app.writing.watch(_nobody_is_told, wanted=False), id=id, wait_seconds=0)).text
+    watch = app.writing.watch(_nobody_is_told, wanted=False)
+    return (await read_answer(app, watch, READER.get(), id=id, wait_seconds=0)).text
 
 
 async def _nobody_is_told(_: float, __: str) -> None: ...
 
 
 async def _usage(app: App) -> str:
-    return (await check_credits(app)).text
+    return (await check_credits(app, READER.get())).text
 
 
 async def _options(_: App) -> str:
     return render.options()
 
+
+# Who reads: the SDK hands a resource without parts nothing at all.
+READER: ContextVar[Caller] = ContextVar("reader")
 
 RESOURCES = (
     Resource("openrouter://models/free", "free models", "What is free now, best first.", _free),

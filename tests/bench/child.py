@@ -19,16 +19,29 @@ _numbers = itertools.count(1)
 
 
 @contextmanager
-def started(arguments: Sequence[str], base_url: str = "") -> Generator[Child]:
-    """`python` with `arguments`, told of the upstream at `base_url` and of no other setting.
+def started(
+    arguments: Sequence[str],
+    base_url: str = "",
+    *,
+    stderr: int | None = None,
+    longest_s: float = LONGEST_S,
+    **settings: str,
+) -> Generator[Child]:
+    """`python` with `arguments`, told of the upstream at `base_url` and of no other than these `settings`.
 
-    Killed at the end, and after LONGEST_S seconds whatever happens, so that no read waits for ever.
+    Killed at the end, and after `longest_s` seconds whatever happens, so that no read waits for ever.
     """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENROUTER_")}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("OPENROUTER_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
     if base_url:
         environment |= {"OPENROUTER_BASE_URL": base_url, "OPENROUTER_API_KEY": "any"}
-    with Popen([sys.executable, *arguments], stdin=PIPE, stdout=PIPE, env=environment) as child:
-        watchdog = Timer(LONGEST_S, child.kill)
+    with Popen(
+        [sys.executable, *arguments], stdin=PIPE, stdout=PIPE, stderr=stderr, env=environment | settings
+    ) as child:
+        watchdog = Timer(longest_s, child.kill)
         watchdog.daemon = True
         try:
             watchdog.start()
@@ -51,13 +64,14 @@ def read_line(child: Child) -> bytes:
     return line
 
 
-def send(child: Child, method: str, params: Json | None = None, *, wants_answer: bool = True) -> None:
-    """Send a request, or a notification that wants no answer."""
+def send(child: Child, method: str, params: Json | None = None, *, wants_answer: bool = True) -> int:
+    """Send a request, or a notification that wants no answer; its number."""
     assert child.stdin
-    number = {"id": next(_numbers)} if wants_answer else {}
-    message = {"jsonrpc": "2.0", **number, "method": method, "params": params or {}}
+    number = next(_numbers)
+    message = {"jsonrpc": "2.0", **({"id": number} if wants_answer else {}), "method": method, "params": params or {}}
     child.stdin.write(json.dumps(message).encode() + b"\n")
     child.stdin.flush()
+    return number
 
 
 def answer(child: Child) -> Json:
@@ -66,12 +80,21 @@ def answer(child: Child) -> Json:
     Raises:
         RuntimeError: when it is an error of the protocol or of a tool.
     """
+    return _next(child)[1]
+
+
+def answered(child: Child) -> int:
+    """The number of whichever request is answered next, as `answer` does."""
+    return _next(child)[0]
+
+
+def _next(child: Child) -> tuple[int, Json]:
     while "id" not in (message := json.loads(read_line(child))):
         pass
     result: Json = message.get("result") or {}
     if not result or result.get("isError"):
         raise RuntimeError(f"{_name(child)} answered {message}")
-    return result
+    return message["id"], result
 
 
 def _name(child: Child) -> str:

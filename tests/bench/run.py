@@ -11,6 +11,7 @@ import statistics
 import time
 
 import book
+import load
 import measures
 import models
 from measures import Row
@@ -32,6 +33,7 @@ def main() -> None:
         *measures.searches(runs=2 if quick else 50),
         *measures.long_answers(runs=1 if quick else 5),
         *book.reservations(runs=50 if quick else 2000),
+        *(load.loads(1, 1, 2) if quick else load.loads(runs=5, rounds=5, one_by_one=20)),
         *models.catalogues(runs=1 if quick else 10),
         *measures.listing(),
     ]

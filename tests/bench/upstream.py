@@ -8,6 +8,7 @@ models and for single ones; how many models there are besides the sandbox's; and
 import json
 import socket
 import sys
+from decimal import Decimal
 from threading import Thread
 
 import uvicorn
@@ -24,6 +25,7 @@ def main() -> None:
     """Serve until stdin ends: it does so too when the one who started this is gone."""
     sandbox = Sandbox()
     sandbox.account.per_minute = sandbox.account.per_day = _PLENTY
+    sandbox.account.bought = Decimal(_PLENTY)
     sandbox.delay_s = float(sys.argv[1]) / 1000
     arguments = sys.argv[2:]
     if "--long" in arguments:
@@ -41,7 +43,10 @@ def main() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(256)
-        server = uvicorn.Server(uvicorn.Config(sandbox.app, lifespan="off", log_level="warning", access_log=False))
+        # Longer than a measurement lasts: a bare server does not get over a kept connection that ends just now.
+        config = uvicorn.Config(sandbox.app, lifespan="off", log_level="warning", access_log=False)
+        config.timeout_keep_alive = 600
+        server = uvicorn.Server(config)
         Thread(target=_stop_at_end_of_stdin, args=(server,), daemon=True).start()
         print(listener.getsockname()[1], flush=True)
         server.run(sockets=[listener])
