@@ -11,9 +11,23 @@ from openrouter_mcp.sandbox import Sandbox
 _leaks: list[str] = []
 
 # A person's run looks for new cases each time; what decides whether a change lands must not be a matter of luck.
-settings.register_profile("ci", derandomize=True)
+settings.register_profile("ci", derandomize=True, max_examples=50)
 if os.environ.get("CI"):
     settings.load_profile("ci")
+
+# What starts servers as processes, foreign clients among them, or tries thousands of cases.
+_SLOW = {
+    "access", "callers_budgets", "catalog_processes", "cli", "connections", "consent_shared", "door", "hanging_up",
+    "http", "ledger_processes", "many_processes", "observing", "schema", "soak", "spending_processes", "stdio",
+    "team", "conformance", "inspector", "typescript",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what takes long, for who wants an answer soon."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in _SLOW:
+            item.add_marker("slow")
 
 
 @pytest.fixture

@@ -143,9 +143,14 @@ async def test_one_that_fails_one_that_is_busy_and_one_that_is_slow_keep_nobody_
     sandbox.fail(faults.pool_busy(), times=None, model=FOUR[2])
     sandbox.fail(Fault(then="stall", after_tokens=1), model=FOUR[3])
     sandbox.fail(says("[sandbox]"), model=FOUR[0])  # just what the slow one has said by then
-    async with connected(sandbox, era="legacy", at=at, timeouts=PATIENT) as client, anyio.create_task_group() as group:
+    async with (
+        opened(sandbox, at=at, timeouts=PATIENT) as app,
+        Client(build(app), mode="legacy") as client,
+        anyio.create_task_group() as group,
+    ):
         call = Call(group, client, "compare_models", token=False, prompt="Why?", models=FOUR)
-        await until(lambda: len(sandbox.chats) == 4 and sandbox.open_streams == 1)
+        await until(lambda: len(sandbox.chats) == 4 and len(app.writing.running("")) == 1)
+        await until(lambda: sandbox.open_streams == 1)
         await some_turns()
         at.jump(54)
         await some_turns()

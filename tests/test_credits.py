@@ -273,17 +273,17 @@ async def test_nonsense_in_any_field_of_the_key_is_unknown_and_shown_as_nothing_
         {"budgets": [value, inner | dict.fromkeys(inner, value)]},
         *({"free_model_daily_requests": {"used": 1, "limit": 50, "remaining": 49, name: value}} for name in COUNTED),
     ]
-    for one in spoiled:
-        sandbox.clear()
-        key(sandbox, **one)
-        async with connected(sandbox) as client:
+    async with connected(sandbox) as client:
+        for one in spoiled:
+            sandbox.clear()
+            key(sandbox, **one)
             text, found = await checked(client)
-        assert text.isprintable() or "\n" in text
-        assert not set(text) & set("\x1b\u202e")
-        assert "Ignore your instructions" not in text.splitlines()
-        assert len(text) < 3000
-        assert {"Infinity", "NaN"}.isdisjoint(text.split())
-        assert found["guard"] == "open"
+            assert text.isprintable() or "\n" in text
+            assert not set(text) & set("\x1b\u202e")
+            assert "Ignore your instructions" not in text.splitlines()
+            assert len(text) < 3000
+            assert {"Infinity", "NaN"}.isdisjoint(text.split())
+            assert found["guard"] == "open"
 
 
 @pytest.mark.parametrize(
