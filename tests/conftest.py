@@ -15,11 +15,12 @@ settings.register_profile("ci", derandomize=True, max_examples=50)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 
-# What starts servers as processes, foreign clients among them, or tries thousands of cases.
+# What starts servers as processes, foreign clients among them, tries thousands of cases, or waits for many answers.
 _SLOW = {
-    "access", "callers_budgets", "catalog_processes", "cli", "connections", "consent_shared", "door", "hanging_up",
-    "http", "ledger_processes", "many_processes", "observing", "schema", "soak", "spending_processes", "stdio",
-    "team", "conformance", "inspector", "typescript",
+    "access", "attaching", "callers_budgets", "cancelling", "catalog_processes", "catalog_shared", "choice", "cli",
+    "conformance", "connections", "consent_shared", "door", "hanging_up", "http", "inspector", "judge",
+    "ledger_processes", "many", "many_left", "many_money", "many_processes", "many_resumed", "observing", "options",
+    "schema", "shares", "soak", "spending_processes", "stdio", "team", "typescript", "waiting",
 }  # fmt: skip
 
 
