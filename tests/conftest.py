@@ -17,10 +17,11 @@ if os.environ.get("CI"):
 
 # What starts servers as processes, foreign clients among them, tries thousands of cases, or waits for many answers.
 _SLOW = {
-    "access", "attaching", "callers_budgets", "cancelling", "catalog_processes", "catalog_shared", "choice", "cli",
-    "conformance", "connections", "consent_shared", "door", "hanging_up", "http", "inspector", "judge",
-    "ledger_processes", "many", "many_left", "many_money", "many_processes", "many_resumed", "observing", "options",
-    "schema", "shares", "soak", "spending_processes", "stdio", "team", "typescript", "waiting",
+    "access", "afterwards", "attaching", "callers_budgets", "cancelling", "catalog_processes", "catalog_shared",
+    "choice", "cli", "conformance", "connections", "consent_shared", "door", "faults", "hanging_up", "http",
+    "inspector", "judge", "layers", "ledger", "ledger_processes", "many", "many_left", "many_money",
+    "many_processes", "many_resumed", "observing", "options", "schema", "settling", "shares", "soak",
+    "spending_processes", "stdio", "sums", "team", "typescript", "waiting",
 }  # fmt: skip
 
 
