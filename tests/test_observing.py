@@ -233,3 +233,11 @@ async def test_the_sdks_own_spans_keep_working(sandbox: Sandbox, monkeypatch: py
     spans = {span.name: span for span in exporter.get_finished_spans() if span.kind.name == "SERVER"}
     assert spans["tools/call ask_model"].attributes
     assert spans["tools/call ask_model"].attributes["gen_ai.tool.name"] == "ask_model"
+
+
+@pytest.mark.parametrize("form", [logs.TEXT, logs.JSON])
+@pytest.mark.parametrize("key", ['sk-or-v1-a"quote"in-it', "sk-or-v1-a\\backslash\\in-it"])
+def test_a_key_that_json_writes_otherwise_passes_no_line_either(key: str, form: str) -> None:
+    record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "sent %s upstream", (key,), None)
+    line = logs.formatter(SecretStr(key), form).format(record)
+    assert "sent [key] upstream" in line

@@ -58,6 +58,10 @@ class _AsText(logging.Formatter):
 class _AsJson(_AsText):
     """One object a line; the facts of a call by their names."""
 
+    def __init__(self, key: SecretStr | None) -> None:
+        super().__init__(key)
+        self._key = json.dumps(self._key)[1:-1]  # as it would stand there: a quote in it is escaped
+
     def format(self, record: logging.LogRecord) -> str:
         facts = getattr(record, "facts", None)
         line: dict[str, object] = {
