@@ -107,6 +107,10 @@ class Archive:
             for statement in f"{changes} {_SCHEMA} PRAGMA user_version={VERSION}".split(";"):
                 self.db.execute(statement)
 
+    def count(self) -> int:
+        """How many answers there are, whosever they are."""
+        return int(self.db.execute("SELECT count(*) FROM answers").fetchone()[0])
+
     def close(self) -> None:
         """Close the file."""
         self.db.close()

@@ -12,7 +12,6 @@ files_dir = "/srv/alice"
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -64,10 +63,12 @@ def read_callers(path: Path) -> tuple[Caller, ...]:
     Raises:
         BadSetting: for the first mistake in it; no token and no hash is repeated.
     """
+    import tomllib  # stdio servers have no such file
+
     content = _content(path)
     try:
         table = tomllib.loads(content.decode("utf-8-sig"), parse_float=Decimal)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         place = re.search(r"\(at [^()]*\)", str(error))
         raise _bad(f"is no TOML {place[0] if place else ''}".rstrip()) from error
     rows = table.pop("caller", None)

@@ -17,7 +17,7 @@ from openrouter_mcp.errors import UnusableBook
 from openrouter_mcp.ledger.place import private_file
 from openrouter_mcp.pages import Text
 
-_FILE = "answers.db"
+FILE = "answers.db"
 _BROKEN = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -145,15 +145,15 @@ class Keeping:
                 if self._disk:
                     self._disk.close()
                     self._disk = None
-                path = self._folder / _FILE
+                path = self._folder / FILE
                 if path.stat().st_ino == self._inode:  # else a sibling did so, and what lies there is new
-                    path.replace(path.with_name(f"{_FILE}.broken-{int(self._clock())}"))
+                    path.replace(path.with_name(f"{FILE}.broken-{int(self._clock())}"))
                 return [method(self._on_disk(self._folder))]
         return []
 
     def _on_disk(self, folder: Path) -> Archive:
         if self._disk is None:
-            path = private_file(folder, _FILE)
+            path = private_file(folder, FILE)
             self._inode = path.stat().st_ino
             self._disk = Archive(path)
         return self._disk

@@ -18,10 +18,11 @@ if os.environ.get("CI"):
 # What starts servers as processes, foreign clients among them, tries thousands of cases, or waits for many answers.
 _SLOW = {
     "access", "afterwards", "attaching", "callers_budgets", "cancelling", "catalog_processes", "catalog_shared",
-    "choice", "cli", "conformance", "connections", "consent_shared", "door", "faults", "hanging_up", "http",
-    "inspector", "judge", "layers", "ledger", "ledger_processes", "many", "many_left", "many_money",
-    "many_processes", "many_resumed", "observing", "options", "schema", "settling", "shares", "soak",
-    "spending_processes", "stdio", "sums", "team", "typescript", "waiting",
+    "choice", "cli", "config", "conformance", "connections", "consent_shared", "doctor", "door", "faults",
+    "fuzz_targets", "hanging_up", "http", "inspector", "judge", "layers", "ledger", "ledger_processes", "many",
+    "many_left", "many_money", "many_processes", "many_resumed", "measures", "observing", "options", "package",
+    "schema", "settling", "shares", "soak", "spending_processes", "stdio", "sums", "team", "twin", "typescript",
+    "waiting",
 }  # fmt: skip
 
 

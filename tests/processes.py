@@ -2,12 +2,13 @@
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -55,6 +56,48 @@ def spawned(*arguments: str, command: Sequence[str] = SERVER, **settings: str) -
             process.kill()
         assert process.stderr is not None
         assert process.stderr.closed or CANARY.encode() not in process.stderr.read()
+
+
+def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """`openrouter-mcp ARGUMENTS`, to its end."""
+    return fed(b"", *arguments, **settings)
+
+
+def fed(stdin: bytes, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """The same, which reads `stdin`."""
+    done = subprocess.run(
+        [*SERVER, *arguments], env=environment(**settings), input=stdin, capture_output=True, timeout=60, check=False
+    )
+    shown = [output.decode().replace(os.linesep, "\n") for output in (done.stdout, done.stderr)]
+    assert CANARY not in "".join(shown)
+    return subprocess.CompletedProcess(done.args, done.returncode, *shown)
+
+
+def on_a_terminal(
+    *arguments: str, replies: Sequence[tuple[str, str]] = (), apart: bool = False, **settings: Any
+) -> tuple[int, str, str]:
+    """`openrouter-mcp ARGUMENTS` on a pseudo-terminal, where each of `replies` is typed once its question is the last
+    thing shown: its status, what the terminal showed, and what went to stdout where that is kept `apart`."""
+    import pty  # not on Windows
+
+    master, slave = pty.openpty()
+    shown, typing = b"", list(replies)
+    out = subprocess.PIPE if apart else slave
+    its_own = environment(**{"TERM": "xterm", **settings})
+    with subprocess.Popen([*SERVER, *arguments], stdin=slave, stdout=out, stderr=slave, env=its_own) as process:
+        os.close(slave)
+        with suppress(OSError):  # how a terminal ends
+            while select.select([master], [], [], 20)[0] and (piece := os.read(master, 4096)):
+                shown += piece
+                if typing and shown.decode(errors="replace").endswith(typing[0][0]):
+                    os.write(master, typing.pop(0)[1].encode())
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+        process.kill()  # if it has not ended
+        said = process.stdout.read().decode() if process.stdout else ""
+    os.close(master)
+    assert CANARY not in shown.decode() + said
+    return process.returncode, shown.decode(), said
 
 
 def send(process: subprocess.Popen[bytes], method: str, *, id_: int | None = None, **params: Any) -> None:

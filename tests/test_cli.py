@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client, StdioServerParameters
-from processes import SERVER, Upstream, environment
+from processes import SERVER, Upstream, environment, run
 from support import CANARY
 
 from openrouter_mcp import __version__
@@ -17,15 +17,6 @@ from openrouter_mcp.tools import TOOLS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 EXAMPLE = json.loads((ROOT / "mcp.json.example").read_text())
-
-
-def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """`openrouter-mcp ARGUMENTS`, to its end."""
-    done = subprocess.run(
-        [*SERVER, *arguments], env=environment(**settings), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert CANARY not in done.stdout + done.stderr
-    return done
 
 
 def test_try_without_a_key_says_first_that_it_uses_the_sandbox_and_shows_a_whole_session() -> None:
@@ -88,7 +79,7 @@ def test_every_entry_in_the_readme_is_valid_and_starts_the_same_server() -> None
     entries = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", README, flags=re.DOTALL)]
     assert entries[0] == EXAMPLE
     servers = [next(iter((entry.get("mcpServers") or entry["servers"]).values())) for entry in entries]
-    assert len(servers) == 2
+    assert len(servers) == 1
     assert all(server["args"] == EXAMPLE["mcpServers"]["openrouter"]["args"] for server in servers)
 
 

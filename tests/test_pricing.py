@@ -2,13 +2,14 @@
 
 import re
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrouter_mcp.pricing import costs_nothing, is_free, per_million, price
+from openrouter_mcp.pricing import Prices, costs_nothing, is_free, per_million, price, typical_cost
 from openrouter_mcp.records import Model, read_models
 from openrouter_mcp.sandbox.models import TRAPS, catalogue
 
@@ -139,3 +140,26 @@ def test_a_price_is_shown_per_million_tokens(prompt: object, completion: object,
 
 def test_no_price_is_shown_where_none_is_listed() -> None:
     assert per_million(model(prompt="0.000001")) == ""
+
+
+@pytest.mark.parametrize(
+    ("prices", "prompt_tokens", "limit", "tokens"),
+    [
+        pytest.param(Prices(Decimal(2), Decimal(3)), 5, "22.9", 4, id="whole tokens that fit"),
+        pytest.param(Prices(Decimal(2), Decimal(3)), 5, "10", 0, id="the prompt takes all"),
+        pytest.param(Prices(Decimal(2), Decimal(3)), 5, "9.9", 0, id="the prompt does not fit"),
+        pytest.param(Prices(Decimal(2), Decimal(3), request=Decimal(6)), 5, "22.9", 2, id="after the request itself"),
+        pytest.param(Prices(Decimal(2)), 5, "10", None, id="an answer for nothing"),
+        pytest.param(Prices(Decimal(2)), 5, "9.9", 0, id="an answer for nothing to a prompt that does not fit"),
+    ],
+)
+def test_a_limit_buys_so_many_tokens(prices: Prices, prompt_tokens: int, limit: str, tokens: int | None) -> None:
+    assert prices.affordable(prompt_tokens, Decimal(limit)) == tokens
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "usd"), [("2", 1000, 1700), ("2", 10, 230), ("-1", 1000, 1500), ("2", 1, 203)]
+)
+def test_an_answer_of_usual_length_costs_what_is_said(prompt: str, max_tokens: int, usd: int) -> None:
+    """400 bytes are about 100 tokens, and an answer has 500 where it may."""
+    assert typical_cost(model(prompt=prompt, completion="3"), 400, max_tokens) == usd

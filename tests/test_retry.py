@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openrouter_mcp.errors import OpenRouterMCPError, Outcome
-from openrouter_mcp.retry import MAX_PER_CALL, MAX_PER_MODEL, MAX_UNSENT, STOP, Decision, Tries, decide
+from openrouter_mcp.retry import (
+    MAX_PER_CALL,
+    MAX_PER_MODEL,
+    MAX_UNSENT,
+    STOP,
+    Decision,
+    RetryBudget,
+    Tries,
+    decide,
+)
 
 FREE, PAID = (True,), (False,)
 BOTH = (True, False)
@@ -206,3 +215,33 @@ def test_no_run_of_failures_sends_more_or_waits_longer_than_allowed(
         time_left -= decision.wait_s
         if decision.another:
             tries = replace(tries, on_model=0)
+
+
+# --- a storm --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("succeeded", "failed_", "then", "allows"),
+    [
+        (0, 0, 0, True),
+        (0, 4, 0, True),
+        pytest.param(0, 5, 0, False, id="half of it is used up"),
+        pytest.param(0, 5, 1, True, id="one success makes up for a little"),
+        pytest.param(0, 7, 19, False, id="not for two failures"),
+        pytest.param(0, 7, 21, True, id="twenty-one do"),
+        pytest.param(1000, 5, 0, False, id="a good day saves nothing up"),
+        pytest.param(0, 1000, 45, False, id="nor is a bad one ever made good by less than half"),
+        pytest.param(0, 1000, 51, True, id="or held against it"),
+    ],
+)
+def test_a_process_whose_calls_keep_failing_tries_none_again(
+    succeeded: int, failed_: int, then: int, *, allows: bool
+) -> None:
+    budget = RetryBudget()
+    for _ in range(succeeded):
+        budget.succeeded()
+    for _ in range(failed_):
+        budget.failed()
+    for _ in range(then):
+        budget.succeeded()
+    assert budget.allows is allows

@@ -10,17 +10,21 @@ from pydantic import SecretStr
 
 TEXT, JSON, NONE = "text", "json", "none"
 FORMATS = (TEXT, JSON, NONE)
+QUIET = "quiet"
+_OURS = "openrouter_mcp"
 _CALLS = "openrouter_mcp.observing"  # whose lines are no warnings
 # What the SDK says of requests that cannot be read, with tracebacks; the door says it in a line.
 _SAID_ELSEWHERE = ("mcp.server.sse", "mcp.server.streamable_http_manager")
 
 
 def to_stderr(key: SecretStr | None, form: str = TEXT) -> None:
-    """Set the root up before the SDK does. NONE leaves the lines about calls out, and is text otherwise."""
+    """Set the root up before the SDK does. NONE leaves the lines about calls out, QUIET all that is ours, where a
+    command says it itself; both are text otherwise."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(key, form))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger(_CALLS).setLevel(logging.CRITICAL if form == NONE else logging.INFO)
+    logging.getLogger(_OURS).setLevel(logging.CRITICAL if form == QUIET else logging.NOTSET)
+    logging.getLogger(_CALLS).setLevel(logging.CRITICAL if form in (NONE, QUIET) else logging.INFO)
     for name in _SAID_ELSEWHERE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -1,12 +1,12 @@
 """`openrouter-mcp try`: a short session with this very server, shown as an agent would see it."""
 
-import io
 import sys
 
 from mcp import Client, StdioServerParameters
 from mcp_types import TextContent
 
 from openrouter_mcp import settings as environment
+from openrouter_mcp.cli.terminal import printable
 from openrouter_mcp.settings import Settings
 
 _QUESTION = "In one sentence: why is the sky blue?"
@@ -17,8 +17,7 @@ async def trial(settings: Settings, *, sandbox: bool) -> int:
     if settings.key_problem and not sandbox:
         return 1  # the complaint is out already
     sandbox = sandbox or settings.key is None
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an answer may hold what this terminal cannot show
+    printable()
     host = "OpenRouter itself" if settings.base_url == environment.BASE_URL else settings.base_url
     print(
         "Trying the embedded sandbox: no key is set, so nothing leaves this machine and the answers are made up."
