@@ -135,6 +135,10 @@ class OpenRouterServer(MCPServer[App]):
             return result
         return type(result).model_validate(_replaced(result.model_dump(mode="json", by_alias=True), self._secret))
 
+    def without_secret(self, texts: list[str]) -> list[str]:
+        """`texts` as they may be shown."""
+        return [str(_replaced(text, self._secret)) for text in texts]
+
     @property
     def _secret(self) -> str:
         """What may be in no result; empty when the key is too short to tell from a word."""

@@ -75,7 +75,7 @@ def _register(server: OpenRouterServer, app: App) -> None:
         )
     for prompt in PROMPTS:
         server.prompt(title=prompt.__name__.replace("_", " ").capitalize())(prompt)
-    server.completion()(partial(_completion, app))  # type: ignore[no-untyped-call]  # the SDK's
+    server.completion()(partial(_completion, server, app))  # type: ignore[no-untyped-call]  # the SDK's
     for tool in TOOLS:
         server.add_tool(
             as_result(tool.run, with_structure=tool.structure is not None),
@@ -90,12 +90,12 @@ def _register(server: OpenRouterServer, app: App) -> None:
 
 
 async def _completion(
-    app: App, _: object, argument: CompletionArgument, context: CompletionContext | None
+    server: OpenRouterServer, app: App, _: object, argument: CompletionArgument, context: CompletionContext | None
 ) -> Completion | None:
     """Ids for an argument of a prompt or of an address; none where the catalogue cannot be read."""
     author = (context.arguments or {}).get("author", "") if context else ""
     try:
-        values = await completed(app, argument.name, argument.value, author)
+        values = server.without_secret(await completed(app, argument.name, argument.value, author))
     except OpenRouterMCPError:
         return None
     return Completion(values=values[:_MOST_COMPLETED], total=len(values), has_more=len(values) > _MOST_COMPLETED)

@@ -255,6 +255,13 @@ async def test_what_begins_alike_comes_before_what_only_contains_it(sandbox: San
 
 
 @every_era
+async def test_a_catalogue_that_says_the_key_back_completes_no_id_with_it(sandbox: Sandbox, era: str) -> None:
+    sandbox.catalog = [model(f"acme/{CANARY}", "0.1", "0.1")]
+    async with connected(sandbox, era=era) as client:
+        assert await completed(client, SECOND, "model", "acme") == ["acme/[key]"]
+
+
+@every_era
 async def test_what_is_no_id_is_not_completed(sandbox: Sandbox, era: str) -> None:
     async with connected(sandbox, era=era) as client:
         assert await completed(client, SECOND, "question", "acme") == []
