@@ -3,11 +3,13 @@
 import inspect
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 from types import MethodType
 
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.prompts import Prompt
+from mcp.server.mcpserver.tools import Tool
 from mcp.server.request_state import RequestStateSecurity
 from mcp_types import (
     Completion,
@@ -54,6 +56,7 @@ def build(app: App, *, state_key: SecretStr | None = None) -> OpenRouterServer:
         version=__version__,
         instructions=_INSTRUCTIONS.format(cost=_AT_A_COST if app.guard.policy.daily_budget else _AT_NO_COST),
         lifespan=every_connection,
+        tools=list(_tools()),
         log_level="WARNING",
         request_state_security=RequestStateSecurity(codec=shared or OneUse()),
         middleware=[observer, *([shared] if shared else [])],
@@ -73,11 +76,15 @@ def _register(server: OpenRouterServer, app: App) -> None:
         server.resource(resource.uri, name=resource.name, description=resource.description, mime_type="text/markdown")(
             MethodType(resource.read, app)
         )
-    for prompt in PROMPTS:
-        server.prompt(title=prompt.__name__.replace("_", " ").capitalize())(prompt)
+    for prompt in _prompts():
+        server.add_prompt(prompt)
     server.completion()(partial(_completion, server, app))  # type: ignore[no-untyped-call]  # the SDK's
-    for tool in TOOLS:
-        server.add_tool(
+
+
+@cache  # their schemas take 16 ms to make, and know no app
+def _tools() -> tuple[Tool, ...]:
+    return tuple(
+        Tool.from_function(
             as_result(tool.run, with_structure=tool.structure is not None),
             description=inspect.getdoc(tool.run),  # the raw docstring differs between Python versions
             structured_output=False,  # ours: the SDK would send the text a second time
@@ -87,6 +94,15 @@ def _register(server: OpenRouterServer, app: App) -> None:
                 idempotent_hint=not tool.spends or None,
             ),
         )
+        for tool in TOOLS
+    )
+
+
+@cache  # as those of the tools
+def _prompts() -> tuple[Prompt, ...]:
+    return tuple(
+        Prompt.from_function(prompt, title=prompt.__name__.replace("_", " ").capitalize()) for prompt in PROMPTS
+    )
 
 
 async def _completion(

@@ -21,8 +21,8 @@ _SLOW = {
     "choice", "cli", "config", "conformance", "connections", "consent_shared", "doctor", "door", "faults",
     "fuzz_targets", "hanging_up", "http", "inspector", "judge", "layers", "ledger", "ledger_processes", "many",
     "many_left", "many_money", "many_processes", "many_resumed", "measures", "observing", "options", "package",
-    "schema", "settling", "shares", "soak", "spending_processes", "stdio", "sums", "team", "twin", "typescript",
-    "waiting",
+    "readme", "schema", "settling", "shares", "soak", "spending_processes", "stdio", "sums", "team", "twin",
+    "typescript", "waiting",
 }  # fmt: skip
 
 

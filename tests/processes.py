@@ -1,6 +1,8 @@
-"""Real servers as child processes, stopped by their own handle."""
+"""Real servers as child processes, stopped by their own handle, and the command line within this one."""
 
+import io
 import json
+import logging
 import os
 import select
 import subprocess
@@ -8,15 +10,18 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
+from unittest.mock import patch
 
 import uvicorn
 from support import CANARY
 
+from openrouter_mcp.cli import main
 from openrouter_mcp.sandbox import Sandbox
 
 _BOOKS = tempfile.TemporaryDirectory(prefix="openrouter-mcp-tests-", ignore_cleanup_errors=True)
+_STREAMS = ("in", "out", "err")
 SERVER = [sys.executable, "-m", "openrouter_mcp"]
 # Never the tester's own settings: a key in the environment must not be sent anywhere. And servers may keep their
 # bytecode, which makes the next one start in half the time.
@@ -60,17 +65,65 @@ def spawned(*arguments: str, command: Sequence[str] = SERVER, **settings: str) -
 
 def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """`openrouter-mcp ARGUMENTS`, to its end."""
-    return fed(b"", *arguments, **settings)
-
-
-def fed(stdin: bytes, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    """The same, which reads `stdin`."""
     done = subprocess.run(
-        [*SERVER, *arguments], env=environment(**settings), input=stdin, capture_output=True, timeout=60, check=False
+        [*SERVER, *arguments], env=environment(**settings), input=b"", capture_output=True, timeout=60, check=False
     )
     shown = [output.decode().replace(os.linesep, "\n") for output in (done.stdout, done.stderr)]
     assert CANARY not in "".join(shown)
     return subprocess.CompletedProcess(done.args, done.returncode, *shown)
+
+
+class _Stream(io.TextIOWrapper):
+    """A stream of the process that is in memory and may pass for a terminal's."""
+
+    def __init__(self, holds: bytes = b"", *, terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(holds), encoding="utf-8", write_through=True)
+        self._terminal = terminal
+
+    def isatty(self) -> bool:
+        return self._terminal
+
+    def text(self) -> str:
+        """All that was written."""
+        self.seek(0)
+        return self.read()
+
+
+def called(
+    *arguments: str, stdin: str | bytes = "", terminal: str = "", **settings: str
+) -> subprocess.CompletedProcess[str]:
+    """`openrouter-mcp ARGUMENTS` to its end, like `run`, but in this process and at a tenth of its cost: with an
+    environment, streams and a log of its own, which are as before afterwards. The streams named in `terminal` ("in",
+    "out", "err") pass for a terminal's."""
+    typed = stdin.encode() if isinstance(stdin, str) else stdin
+    streams = [_Stream(typed if name == "in" else b"", terminal=name in terminal.split()) for name in _STREAMS]
+    into, out, err = streams
+    with ExitStack() as own:
+        own.enter_context(patch.dict(os.environ, environment(**settings), clear=True))
+        own.enter_context(patch("sys.stdin", into))
+        own.enter_context(redirect_stdout(out))
+        own.enter_context(redirect_stderr(err))
+        own.enter_context(_log_of_its_own())
+        try:
+            status = main(arguments)
+        except SystemExit as wrong:  # how argparse ends
+            status = int(wrong.code or 0)
+        shown = [stream.text() for stream in (out, err)]
+    assert CANARY not in "".join(shown)
+    return subprocess.CompletedProcess(arguments, status, *shown)
+
+
+@contextmanager
+def _log_of_its_own() -> Generator[None]:
+    """Handlers and levels can be set that are gone afterwards; pytest's own are neither closed nor heard."""
+    root = logging.getLogger()
+    before = {name: logging.getLogger(name).level for name in ("", *list(root.manager.loggerDict))}
+    try:
+        with patch.object(root, "handlers", []):
+            yield
+    finally:
+        for name in ("", *list(root.manager.loggerDict)):
+            logging.getLogger(name).setLevel(before.get(name, logging.NOTSET))
 
 
 def on_a_terminal(

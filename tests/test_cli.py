@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client, StdioServerParameters
-from processes import SERVER, Upstream, environment, run
+from processes import SERVER, Upstream, called, environment, run
 from support import CANARY
 
 from openrouter_mcp import __version__
@@ -53,13 +53,13 @@ def test_try_fails_with_status_1_and_shows_why() -> None:
         done = run("try", **upstream.settings)
     assert done.returncode == 1
     assert "daily_quota: " in done.stdout
-    assert run("try", OPENROUTER_API_KEY="two words").returncode == 1
+    assert called("try", OPENROUTER_API_KEY="two words").returncode == 1
 
 
 def test_version_and_wrong_arguments() -> None:
     assert run("--version").stdout == f"openrouter-mcp {__version__}\n"
     for wrong in (["serve", "--port", "70000"], ["serve", "--transport", "carrier-pigeon"], ["sing"]):
-        done = run(*wrong)
+        done = called(*wrong)
         assert done.returncode == 2
         assert "error: " in done.stderr
 

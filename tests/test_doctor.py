@@ -20,7 +20,7 @@ from pathlib import Path
 import anyio
 import httpx2
 import pytest
-from processes import Upstream, on_a_terminal, run, spawned
+from processes import Upstream, called, on_a_terminal, run, spawned
 from support import CANARY, SETTINGS, ask, connected, opened
 
 from openrouter_mcp import environment as known
@@ -225,7 +225,11 @@ def read(shown: str) -> Found:
 
 def examined(*flags: str, **settings: str) -> tuple[int, Found, str]:
     """`openrouter-mcp doctor FLAGS`: its status, what it found, and its stderr."""
-    done = run("doctor", *flags, **settings)
+    return what_it_says(called("doctor", *flags, **settings))
+
+
+def what_it_says(done: subprocess.CompletedProcess[str]) -> tuple[int, Found, str]:
+    """The status of a doctor that has ended, what it found, and its stderr."""
     assert "\x1b" not in done.stdout
     return done.returncode, read(done.stdout), done.stderr
 
@@ -245,7 +249,7 @@ def upstream() -> Generator[Upstream]:
 
 
 def test_all_is_well_and_one_free_question_is_asked_after_it_was_said(upstream: Upstream) -> None:
-    status, found, errors = examined(**upstream.settings)
+    status, found, errors = what_it_says(run("doctor", **upstream.settings))  # a process of its own
     assert (status, worst(found)) == (0, {LIMITED})
     assert list(found) == CHECKS
     assert "uses one of today's free requests" in errors
@@ -268,7 +272,7 @@ def test_the_sandbox_needs_no_key() -> None:
 
 def test_json_is_one_document_that_says_the_same(upstream: Upstream) -> None:
     upstream.sandbox.rejected_keys.add(CANARY)
-    done = run("doctor", "--json", **upstream.settings)
+    done = called("doctor", "--json", **upstream.settings)
     document = json.loads(done.stdout)
     status, found, _ = examined(**upstream.settings)
     assert done.returncode == status == 1
@@ -401,7 +405,7 @@ def test_busy_models_and_a_day_that_is_used_up_are_warnings(upstream: Upstream) 
 
 def test_a_closed_guard_is_a_problem_and_nothing_is_asked(upstream: Upstream) -> None:
     upstream.sandbox.fail(Fault(cost=0.25))
-    assert run("ask", "Hi", "--model", FREE, **upstream.settings).returncode == 0
+    assert called("ask", "Hi", "--model", FREE, **upstream.settings).returncode == 0
     status, found, _ = examined(**upstream.settings)
     assert (status, worst(found)) == (1, {LIMITED, ("guard", "problem"), ("question", "warning")})
     assert "cost $0.25" in found["guard"][0][1]
@@ -429,7 +433,7 @@ def test_a_state_folder_that_may_not_be_written_is_a_problem(upstream: Upstream,
 
 
 def test_books_of_a_newer_version_are_left_alone(upstream: Upstream) -> None:
-    assert run("ask", "Hi", **upstream.settings).returncode == 0
+    assert called("ask", "Hi", **upstream.settings).returncode == 0
     _, found, _ = examined("--offline", **upstream.settings)
     assert found["answers"][0][1].startswith("1 kept in ")
     for name in ("ledger.db", "answers.db"):
@@ -468,7 +472,7 @@ def test_each_setting_is_shown_with_its_source_and_no_secret(upstream: Upstream,
 
 def test_a_setting_that_cannot_be_followed_is_a_problem_like_any_other() -> None:
     for flags in ([], ["--json"]):
-        done = run("doctor", *flags, OPENROUTER_MCP_DAILY_BUDGET_USD="lots")
+        done = called("doctor", *flags, OPENROUTER_MCP_DAILY_BUDGET_USD="lots")
         assert done.returncode == 1
         assert "OPENROUTER_MCP_DAILY_BUDGET_USD must be a plain amount" in done.stdout
     assert json.loads(done.stdout)["worst"] == "problem"
@@ -490,13 +494,17 @@ def test_the_settings_it_knows_are_those_there_are() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_levels_have_colours_on_a_terminal_that_has_some_and_nowhere_else() -> None:
     assert "\x1b[32mok" in on_a_terminal("doctor", "--sandbox")[1]
-    assert "\x1b" not in on_a_terminal("doctor", "--sandbox", NO_COLOR="1")[1]
-    assert "\x1b" not in on_a_terminal("doctor", "--sandbox", TERM="dumb")[1]
-    assert "\x1b" not in on_a_terminal("doctor", "--sandbox", apart=True)[2]
+    plain = ("doctor", "--sandbox", "--offline")
+    assert "\x1b[32mok" in called(*plain, terminal="out", TERM="xterm").stdout
+    assert "\x1b" not in called(*plain, terminal="out", TERM="xterm", NO_COLOR="1").stdout
+    assert "\x1b" not in called(*plain, terminal="out", TERM="dumb").stdout
+    assert "\x1b" not in called(*plain, terminal="in err", TERM="xterm").stdout
 
 
 def test_what_ascii_cannot_show_stops_nothing(tmp_path: Path) -> None:
     folder = str(tmp_path / "bücher")
-    status, found, _ = examined("--offline", "--sandbox", OPENROUTER_MCP_STATE_DIR=folder, PYTHONIOENCODING="ascii")
+    status, found, _ = what_it_says(
+        run("doctor", "--offline", "--sandbox", OPENROUTER_MCP_STATE_DIR=folder, PYTHONIOENCODING="ascii")
+    )
     assert status == 0
     assert any("b?cher" in text for _, text in found["settings"])

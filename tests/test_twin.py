@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import SERVER, Upstream, environment, fed, on_a_terminal, run, spawned, wait_until
+from processes import SERVER, Upstream, called, environment, on_a_terminal, run, spawned, wait_until
 
 from openrouter_mcp.pages import PAGE
 from openrouter_mcp.sandbox import Fault, faults
@@ -49,17 +49,17 @@ def test_an_answer_goes_to_stdout_with_its_footer_and_nothing_to_stderr(upstream
 
 
 def test_a_conversation_goes_on_by_the_id_that_was_said(upstream: Upstream) -> None:
-    first = run("ask", "My name is Ada.", **upstream.settings)
-    again = run("ask", "What is it?", "--continue", id_in(first.stdout), **upstream.settings)
+    first = called("ask", "My name is Ada.", **upstream.settings)
+    again = called("ask", "What is it?", "--continue", id_in(first.stdout), **upstream.settings)
     assert again.returncode == 0
     said = [message["content"] for message in asked(upstream)[1]["messages"]]
     assert (said[0], said[2]) == ("My name is Ada.", "What is it?")
 
 
 def test_the_prompt_comes_from_stdin_for_a_dash(upstream: Upstream) -> None:
-    assert fed("\ufeffWarum? \N{SNOWMAN}\n".encode(), "ask", "-", **upstream.settings).returncode == 0
+    assert called("ask", "-", stdin="\ufeffWarum? \N{SNOWMAN}\n", **upstream.settings).returncode == 0
     assert asked(upstream)[0]["messages"][0]["content"] == "Warum? \N{SNOWMAN}\n"
-    done = fed(b"\xff\xfe", "ask", "-", **upstream.settings)
+    done = called("ask", "-", stdin=b"\xff\xfe", **upstream.settings)
     assert (done.returncode, done.stdout) == (2, "")
     assert "not UTF-8" in done.stderr
     assert len(asked(upstream)) == 1
@@ -73,9 +73,9 @@ def test_a_file_is_named_as_a_person_does_and_sent_from_the_users_folder_only(
         (tmp_path / name / "notes.txt").write_text("the cat is called Max")
     settings = upstream.settings | {"OPENROUTER_MCP_FILES_DIR": str(tmp_path / "open")}
     monkeypatch.chdir(tmp_path / "open")
-    assert run("ask", "Who?", "--attach", "notes.txt", **settings).returncode == 0
+    assert called("ask", "Who?", "--attach", "notes.txt", **settings).returncode == 0
     assert "the cat is called Max" in json.dumps(asked(upstream)[0])
-    done = run("ask", "Who?", "--attach", "../closed/notes.txt", **settings)
+    done = called("ask", "Who?", "--attach", "../closed/notes.txt", **settings)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("bad_file: ")
     assert len(asked(upstream)) == 1
@@ -84,21 +84,21 @@ def test_a_file_is_named_as_a_person_does_and_sent_from_the_users_folder_only(
 def test_models_are_compared_and_judged(upstream: Upstream) -> None:
     models = [FREE, "globex/large:free"]
     flags = [flag for model in models for flag in ("--model", model)]
-    done = run("compare", "Why?", *flags, "--judge", "initech/coder:free", **upstream.settings)
+    done = called("compare", "Why?", *flags, "--judge", "initech/coder:free", **upstream.settings)
     assert done.returncode == 0
     assert all(f"## {model}" in done.stdout for model in models)
     assert {body["model"] for body in asked(upstream)} == {*models, "initech/coder:free"}
-    assert run("compare", "Why?", **upstream.settings).returncode == 0
+    assert called("compare", "Why?", **upstream.settings).returncode == 0
     assert len(asked(upstream)) == 6
 
 
 def test_free_models_and_credits_are_listed_at_no_cost(upstream: Upstream) -> None:
-    done = run("free", "--needs", "tools", "--needs", "json", "--search", "acme", **upstream.settings)
+    done = called("free", "--needs", "tools", "--needs", "json", "--search", "acme", **upstream.settings)
     assert done.returncode == 0
     assert [line.partition(" ")[0] for line in done.stdout.splitlines()[3:]] == [FREE]
-    credits_ = run("credits", **upstream.settings)
+    credits_ = called("credits", **upstream.settings)
     assert credits_.stdout.startswith("50 of 50 free requests left today")
-    document = json.loads(run("credits", "--json", **upstream.settings).stdout)
+    document = json.loads(called("credits", "--json", **upstream.settings).stdout)
     assert document["free_requests"] == {"used": 0, "limit": 50, "remaining": 50}
     assert document["text"] == credits_.stdout.rstrip("\n")
     assert asked(upstream) == []
@@ -111,18 +111,18 @@ def test_all_pages_of_a_long_answer_are_printed(upstream: Upstream) -> None:
         "choices": [{"message": {"content": words}, "finish_reason": "stop"}],
     }  # fmt: skip
     upstream.sandbox.fail(Fault(json=reply))
-    done = run("ask", "Much", "--model", FREE, **upstream.settings)
+    done = called("ask", "Much", "--model", FREE, **upstream.settings)
     assert done.returncode == 0
     assert all(f"word{number}" in done.stdout for number in (0, PAGE // 8, PAGE // 4 - 1))
 
 
 def test_json_holds_the_record_and_the_text(upstream: Upstream) -> None:
-    done = run("ask", "Why?", "--model", FREE, "--json", **upstream.settings)
+    done = called("ask", "Why?", "--model", FREE, "--json", **upstream.settings)
     document = json.loads(done.stdout)
     assert (document["status"], document["model"], document["cost_usd"]) == ("complete", FREE, "0.0")
     assert document["id"] in document["text"]
     upstream.sandbox.fail(faults.day_limit(), times=None)
-    failed = run("ask", "Why?", "--model", FREE, "--json", **upstream.settings)
+    failed = called("ask", "Why?", "--model", FREE, "--json", **upstream.settings)
     assert (failed.returncode, json.loads(failed.stdout)["code"]) == (1, "daily_quota")
     assert failed.stderr.startswith("daily_quota: ")
 
@@ -131,11 +131,11 @@ def test_json_holds_the_record_and_the_text(upstream: Upstream) -> None:
 
 
 def test_an_error_goes_to_stderr_with_status_1(upstream: Upstream) -> None:
-    done = run("ask", "Why?", "--model", PRICED, **upstream.settings)
+    done = called("ask", "Why?", "--model", PRICED, **upstream.settings)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("not_free: ")
     assert asked(upstream) == []
-    done = run("ask", "Why?")
+    done = called("ask", "Why?")
     assert (done.returncode, done.stderr.partition(":")[0]) == (1, "no_key")
 
 
@@ -145,21 +145,21 @@ def test_an_error_goes_to_stderr_with_status_1(upstream: Upstream) -> None:
     ids=" ".join,
 )
 def test_wrong_usage_is_status_2(arguments: list[str]) -> None:
-    done = run(*arguments, "--sandbox")
+    done = called(*arguments, "--sandbox")
     assert (done.returncode, done.stdout) == (2, "")
     assert "error: " in done.stderr
 
 
 def test_the_guard_and_the_budget_hold_as_for_an_agent(upstream: Upstream) -> None:
     settings = upstream.settings | BUDGET
-    assert run("ask", "Hi", "--model", PRICED, **settings).returncode == 0
-    spent = json.loads(run("credits", "--json", **settings).stdout)["spent_today_usd"]
+    assert called("ask", "Hi", "--model", PRICED, **settings).returncode == 0
+    spent = json.loads(called("credits", "--json", **settings).stdout)["spent_today_usd"]
     assert list(spent) == [PRICED]
-    over = run("ask", "Hi", "--model", PRICED, **settings | {"OPENROUTER_MCP_DAILY_BUDGET_USD": "0.000000001"})
+    over = called("ask", "Hi", "--model", PRICED, **settings | {"OPENROUTER_MCP_DAILY_BUDGET_USD": "0.000000001"})
     assert (over.returncode, over.stderr.partition(":")[0]) == (1, "over_budget")
     upstream.sandbox.fail(Fault(cost=0.25))
-    assert run("ask", "Hi", "--model", FREE, **settings).returncode == 0
-    closed = run("ask", "Hi", "--model", FREE, **settings)
+    assert called("ask", "Hi", "--model", FREE, **settings).returncode == 0
+    closed = called("ask", "Hi", "--model", FREE, **settings)
     assert closed.returncode == 1
     assert "guard_closed: " in closed.stderr
     assert len(asked(upstream)) == 2
@@ -175,7 +175,7 @@ def test_what_is_not_done_in_time_is_stopped_and_kept(upstream: Upstream) -> Non
     assert "it was not done in 1 s" in done.stdout
     assert f"Not done in 1 s, so it was stopped: id {id_in(done.stdout)}." in done.stderr
     assert upstream.sandbox.chats[0].closed_early
-    assert run("ask", "Go on", "--continue", id_in(done.stdout), **upstream.settings).returncode == 0
+    assert called("ask", "Go on", "--continue", id_in(done.stdout), **upstream.settings).returncode == 0
 
 
 @posix
@@ -220,11 +220,19 @@ def test_progress_is_one_line_of_a_terminal_and_never_in_the_answer(upstream: Up
     assert "\r" not in answer
 
 
-@posix
-@pytest.mark.parametrize(("typed", "status", "sent"), [("y\n", 0, 1), ("n\n", 1, 0), ("\n", 1, 0), ("\x04", 1, 0)])
+@pytest.mark.parametrize(("typed", "status", "sent"), [("y\n", 0, 1), ("n\n", 1, 0), ("\n", 1, 0), ("", 1, 0)])
 def test_a_person_is_asked_before_what_costs_more_than_they_want_unasked(
     upstream: Upstream, typed: str, status: int, sent: int
 ) -> None:
+    settings = upstream.settings | BUDGET | {"OPENROUTER_MCP_CONFIRM_ABOVE_USD": "0"}
+    done = called("ask", "Why?", "--model", PRICED, stdin=typed, terminal="in err", **settings)
+    assert "can cost up to $" in done.stderr
+    assert (done.returncode, len(asked(upstream))) == (status, sent)
+
+
+@posix
+@pytest.mark.parametrize(("typed", "status", "sent"), [("y\n", 0, 1), ("\x04", 1, 0)])
+def test_a_terminal_is_where_a_person_is_asked(upstream: Upstream, typed: str, status: int, sent: int) -> None:
     settings = upstream.settings | BUDGET | {"OPENROUTER_MCP_CONFIRM_ABOVE_USD": "0"}
     replies = [("[y/N] ", typed)]
     ended, shown, _ = on_a_terminal("ask", "Why?", "--model", PRICED, replies=replies, apart=True, **settings)
@@ -262,7 +270,7 @@ sys.exit(0 if status == 130 and b"Stopped." in shown else f"{status}: {shown}")
 
 def test_without_a_terminal_what_is_to_be_asked_about_is_refused(upstream: Upstream) -> None:
     settings = upstream.settings | BUDGET | {"OPENROUTER_MCP_CONFIRM_ABOVE_USD": "0"}
-    done = fed(b"y\n", "ask", "Why?", "--model", PRICED, **settings)
+    done = called("ask", "Why?", "--model", PRICED, stdin="y\n", terminal="err", **settings)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("declined: ")
     assert asked(upstream) == []

@@ -1,6 +1,6 @@
 """The endpoints that only tell: models, providers, key, credits, generations."""
 
-import hashlib
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from openrouter_mcp.sandbox.faults import Fault, refusal
@@ -21,7 +21,7 @@ def models(catalog: list[Json], query: dict[str, str], if_none_match: str = "") 
         start, size = int(query.get("offset", 0)), int(query.get("limit", 500))
         following = f"/api/v1/models?offset={start + size}&limit={size}" if start + size < total else None
         rows = rows[start : start + size]
-    tag = f'"{hashlib.sha256(repr(rows).encode()).hexdigest()[:16]}"'
+    tag = f'"{zlib.crc32(repr(rows).encode()):08x}"'
     if if_none_match == tag:
         return Reply(304, b"", {"etag": tag})
     reply = data(rows, total_count=total, links={"next": following})

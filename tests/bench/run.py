@@ -1,7 +1,8 @@
 # ruff: noqa: T201 - prints its table
 """Measures our server beside a bare one of the SDK, and prints one table. `--quick` is a smoke run.
 
-uv run python tests/bench/run.py
+uv run python tests/bench/run.py             all of it
+uv run python tests/bench/run.py startup     a part
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
 
 import book
 import load
@@ -18,25 +20,32 @@ from measures import Row
 
 _HEAD = ("measurement", "unit", "ours: median (min-max)", "bare: median (min-max)", "ratio", "aim", "")
 
+_PARTS: dict[str, Callable[[bool], list[Row]]] = {
+    "startup": lambda quick: measures.startup(runs=2 if quick else 20),
+    "calls": lambda quick: (
+        measures.calls(5, 1, 1) if quick else measures.calls(one_by_one=200, bursts=10, comparisons=10)
+    ),
+    "comparisons": lambda quick: measures.comparisons_at_once(runs=1 if quick else 3),
+    "batches": lambda quick: measures.batches(1, 5) if quick else measures.batches(runs=10, looks=300),
+    "searches": lambda quick: measures.searches(runs=2 if quick else 50),
+    "answers": lambda quick: measures.long_answers(runs=1 if quick else 5),
+    "book": lambda quick: book.reservations(runs=50 if quick else 2000),
+    "load": lambda quick: load.loads(1, 1, 2) if quick else load.loads(runs=5, rounds=5, one_by_one=20),
+    "catalogues": lambda quick: models.catalogues(runs=1 if quick else 10),
+    "listing": lambda quick: measures.listing(),  # noqa: ARG005 - takes no time
+}
+
 
 def main() -> None:
     """Measure everything and print it."""
     parser = argparse.ArgumentParser(description="Measure the server beside a bare server of the MCP SDK.")
     parser.add_argument("--quick", action="store_true", help="a smoke run of a few seconds; its numbers mean little")
-    quick = parser.parse_args().quick
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(_PARTS)} (default: all)")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(_PARTS):
+        parser.error(f"there is no {unknown.pop()}")
     begin = time.perf_counter()
-    rows = [
-        *measures.startup(runs=2 if quick else 20),
-        *(measures.calls(5, 1, 1) if quick else measures.calls(one_by_one=200, bursts=10, comparisons=10)),
-        *measures.comparisons_at_once(runs=1 if quick else 3),
-        *(measures.batches(1, 5) if quick else measures.batches(runs=10, looks=300)),
-        *measures.searches(runs=2 if quick else 50),
-        *measures.long_answers(runs=1 if quick else 5),
-        *book.reservations(runs=50 if quick else 2000),
-        *(load.loads(1, 1, 2) if quick else load.loads(runs=5, rounds=5, one_by_one=20)),
-        *models.catalogues(runs=1 if quick else 10),
-        *measures.listing(),
-    ]
+    rows = [row for part in options.parts or _PARTS for row in _PARTS[part](options.quick)]
     print(table(rows))
     seconds = time.perf_counter() - begin
     print(f"\nPython {platform.python_version()}, {os.cpu_count()} cores; measured in {seconds:.0f} s.")

@@ -72,8 +72,8 @@ def text_of(result: dict[str, Any]) -> str:
 
 
 @EVERY_CLIENT
-def test_it_lists_the_tools_and_resources(client: dict[str, str], target: Target) -> None:
-    saw = ran("list", target, **client)
+def test_it_lists_asks_in_any_script_and_is_told_its_mistakes_in_words(client: dict[str, str], target: Target) -> None:
+    saw = ran("session", target, question=QUESTION, **client)
     assert saw["server"] == "openrouter-mcp"
     assert saw.get("era") == {"legacy": "2025-11-25", "auto": "2026-07-28"}.get(client.get("mode", ""))
     assert [tool["name"] for tool in saw["tools"]] == [tool.run.__name__ for tool in TOOLS]
@@ -82,18 +82,8 @@ def test_it_lists_the_tools_and_resources(client: dict[str, str], target: Target
         "openrouter://usage",
         "openrouter://options",
     ]
-
-
-@EVERY_CLIENT
-def test_it_asks_in_any_script(client: dict[str, str], target: Target) -> None:
-    saw = ran("ask", target, question=QUESTION, **client)
     assert f"'{WORDS}'" in text_of(saw["answer"])
     assert saw["answer"]["_meta"]["openrouter"]["status"] == "complete"
-
-
-@EVERY_CLIENT
-def test_its_mistakes_are_told_in_words(client: dict[str, str], target: Target) -> None:
-    saw = ran("mistakes", target, question=QUESTION, **client)
     assert saw["tool"]["code"] == -32602
     assert saw["tool"]["message"].endswith("invalid_request: Unknown tool 'ask_modèle'. Did you mean ask_model?")
     assert saw["argument"]["isError"]

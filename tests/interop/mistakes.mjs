@@ -1,8 +1,0 @@
-// Calls a tool that there is not, misspells an argument, asks a model that costs.
-import { connected, failure, given } from "./clients.mjs";
-
-await connected(async (client, call) => ({
-  tool: await call("ask_modèle", given.question).catch(failure),
-  argument: await call("ask_model", { ...given.question, max_token: 5 }),
-  price: await call("ask_model", { ...given.question, model: "acme/tiny" }),
-}));
