@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from support import CANARY
 
 from openrouter_mcp.sandbox import Sandbox
@@ -12,6 +12,10 @@ _leaks: list[str] = []
 
 # A person's run looks for new cases each time; what decides whether a change lands must not be a matter of luck.
 settings.register_profile("ci", derandomize=True, max_examples=50)
+# A change of the code that a test notices needs no smallest example, and no test may take long over it.
+settings.register_profile(
+    "mutate", derandomize=True, max_examples=50, deadline=None, phases=[Phase.explicit, Phase.generate]
+)
 if os.environ.get("CI"):
     settings.load_profile("ci")
 

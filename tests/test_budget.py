@@ -11,6 +11,8 @@ import pytest
 from budgets import CALL, NOTHING, THREE, TINY, WORST, booked, budget, noon, served
 from support import SETTINGS, ask, opened
 
+from openrouter_mcp.callers import Caller
+from openrouter_mcp.purse import Purse
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings, load
@@ -157,6 +159,62 @@ async def test_what_has_no_bounded_price_is_refused_at_any_budget_and_two_that_h
         for model in (one, other):
             _, _, is_error = await ask(client, prompt="Hi", model=model)
             assert not is_error
+
+
+# --- the purse of a call --------------------------------------------------------------------------------------------
+
+LESS, LEAST = Decimal("0.45"), Decimal("0.35")
+A_CALL, OWN = "this server's budget for a call is $0.55", "the own budget of alice for a day is $"
+OURS = "this server's budget is $0 (free models only)"
+# the day's budget, the caller's own, max_cost_usd, the limit, its name; a call's budget is $0.55
+LIMITS = {
+    "a call's": ("1", None, None, Decimal("0.55"), A_CALL),
+    "none": ("0", None, None, NOTHING, OURS),
+    "none in any way": ("0", NOTHING, NOTHING, NOTHING, OURS),
+    "their own": ("1", LESS, None, LESS, f"{OWN}0.45"),
+    "their own, as large": ("1", Decimal("0.55"), None, Decimal("0.55"), A_CALL),
+    "their own, larger": ("1", Decimal("0.65"), None, Decimal("0.55"), A_CALL),
+    "their own, nothing": ("1", NOTHING, None, NOTHING, f"{OWN}0 (free models only)"),
+    "the call's": ("1", None, LEAST, LEAST, "this call's max_cost_usd is $0.35"),
+    "the call's, nothing": ("1", None, NOTHING, NOTHING, "this call's max_cost_usd is $0"),
+    "the call's, as large": ("1", None, Decimal("0.55"), Decimal("0.55"), A_CALL),
+    "the call's of both": ("1", LESS, LEAST, LEAST, "this call's max_cost_usd is $0.35"),
+    "their own of both": ("1", LESS, LESS, LESS, f"{OWN}0.45"),
+}
+
+
+@pytest.mark.parametrize("case", LIMITS)
+async def test_a_call_may_cost_the_least_of_the_limits_and_that_one_is_named(sandbox: Sandbox, case: str) -> None:
+    daily, own, max_cost, limit, name = LIMITS[case]
+    alice = Caller("alice", daily_budget=own)
+    async with opened(sandbox, settings=budget(daily, "0.55")) as app:
+        purse = app.guard.purse(max_cost, caller=alice)
+    assert purse == Purse(limit, name, agreed=None, held=NOTHING, caller=alice)
+
+
+@pytest.mark.parametrize(("confirm", "agreed", "unasked"), [(None, 1, None), (LEAST, 0, LEAST), (LEAST, 1, 1)])
+async def test_the_person_is_asked_above_their_limit_or_what_they_agreed_to(
+    sandbox: Sandbox, confirm: Decimal | None, agreed: int, unasked: Decimal | int | None
+) -> None:
+    async with opened(sandbox, settings=budget("1", confirm_above=confirm)) as app:
+        assert app.guard.purse(agreed=Decimal(agreed)).agreed == unasked
+        assert app.guard.purse().agreed == confirm
+
+
+@pytest.mark.parametrize(("daily", "name"), [("1", "a call that names no model is free"), ("0", OURS)])
+async def test_a_call_that_names_no_model_has_an_empty_purse(sandbox: Sandbox, daily: str, name: str) -> None:
+    alice = Caller("alice")
+    async with opened(sandbox, settings=budget(daily)) as app:
+        assert app.guard.nothing(alice) == Purse(NOTHING, name, caller=alice)
+
+
+@pytest.mark.parametrize("default", [TINY, f"{TINY}:free"])
+async def test_the_users_default_model_is_for_calls_that_can_pay_for_it(sandbox: Sandbox, default: str) -> None:
+    rich, poor = Caller("alice"), Caller("bob", daily_budget=NOTHING)
+    free_only = default if default.endswith(":free") else ""
+    async with opened(sandbox, settings=budget("1", default_model=default)) as app:
+        chosen = [app.guard.default_model(*call) for call in ((None, rich), (NOTHING, rich), (None, poor))]
+    assert chosen == [default, free_only, free_only]
 
 
 # --- the budget of the day ------------------------------------------------------------------------------------------

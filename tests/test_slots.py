@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openrouter_mcp.ledger.slots import DAY_S, day_of, earliest, next_midnight
+from openrouter_mcp.callers import Caller
+from openrouter_mcp.errors import DailyQuota, MinuteQuota
+from openrouter_mcp.ledger.slots import DAY_S, Refusal, day_of, earliest, next_midnight, too_late
 
 NOW = 1_800_000_000.0
 # Whole seconds, so that every moment can be tried.
@@ -116,3 +118,70 @@ def test_a_day_ends_at_midnight_in_utc(moment: float) -> None:
     assert day_of(next_midnight(moment)) == day_of(moment) + 1
     assert 0 < next_midnight(moment) - moment <= DAY_S
     assert next_midnight(moment) % DAY_S == 0
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+USED_UP = "alice's own share of this {}'s free requests is used up: nothing was sent."
+FIT = "This needs {} free requests, and {} fit in alice's own share of this {}'s free requests: nothing was sent."
+# the refusal, how many were asked for, the error, its words, when to come again
+WORDS = {
+    "the day is used up": (
+        Refusal(70.0, True, 0), 1, DailyQuota,
+        "The account's free requests of this day are used up, so nothing was sent.", 70.0,
+    ),
+    "nobody knows what is left": (
+        Refusal(70.0, True, None), 3, DailyQuota,
+        "The account's free requests of this day are used up, so nothing was sent.", 70.0,
+    ),
+    "more than the day has": (
+        Refusal(70.0, True, 2), 3, DailyQuota,
+        "This needs 3 free requests and 2 are left today: nothing was sent. Ask for less.", None,
+    ),
+    "the minute is taken": (
+        Refusal(7.0, False, 9), 1, MinuteQuota,
+        "The minute's free requests are taken, so nothing was sent.", 7.0,
+    ),
+    "the minute has no room": (
+        Refusal(7.0, False, 9), 20, MinuteQuota,
+        "The minute has no room for 20 free requests, so nothing was sent.", 7.0,
+    ),
+    "more than a minute has": (
+        Refusal(7.0, False, 9), 21, MinuteQuota,
+        "At most 20 can be asked at once now, so nothing was sent. Ask for less.", None,
+    ),
+    "a share of nothing": (
+        Refusal(7.0, False, 9, whose=Caller("alice", per_minute=0)), 1, DailyQuota,
+        "No free requests are alice's share here, so nothing was sent.", None,
+    ),
+    "a share of the day": (
+        Refusal(70.0, True, 9, whose=Caller("alice", per_day=5)), 1, DailyQuota, USED_UP.format("day"), 70.0,
+    ),
+    "a share of the minute": (
+        Refusal(7.0, False, 9, whose=Caller("alice", per_minute=5)), 1, MinuteQuota, USED_UP.format("minute"), 7.0,
+    ),
+    "some fit in a share": (
+        Refusal(7.0, False, 9, fits=2, whose=Caller("alice", per_day=9, per_minute=5)), 5, MinuteQuota,
+        f"{FIT.format(5, 2, 'minute')} Ask for 2 at once or fewer.", 7.0,
+    ),
+    "one fits in a share": (
+        Refusal(70.0, True, 9, fits=1, whose=Caller("alice", per_day=5, per_minute=9)), 2, DailyQuota,
+        f"{FIT.format(2, 1, 'day')} Ask for 1 at once or fewer.", 70.0,
+    ),
+    "more than all of a share": (
+        Refusal(70.0, True, 9, whose=Caller("alice", per_day=5)), 6, DailyQuota, FIT.format(6, 0, "day"), None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_who_comes_too_late_is_told_why_and_when_to_come_again(case: str) -> None:
+    refusal, count, kind, words, again = WORDS[case]
+    error = too_late(refusal, count, per_minute=20)
+    assert (type(error), error.text, error.hint_s) == (kind, words, again)
+
+
+def test_a_window_is_kept_to_the_microsecond() -> None:
+    """An epoch time as a float is no more exact than that."""
+    assert earliest([NOW], NOW + 59.9999995, 60.0, 1) == NOW + 59.9999995
+    assert earliest([NOW], NOW + 59.99999, 60.0, 1) == NOW + 60.0
