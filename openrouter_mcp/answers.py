@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import anyio
 
-from openrouter_mcp.archive import Entry
+from openrouter_mcp.archive.entry import Entry
 from openrouter_mcp.chat import ChatRequest, Turn, fingerprint
 from openrouter_mcp.errors import InvalidRequest, UnknownAnswer
 from openrouter_mcp.keeping import Keeping
@@ -191,7 +191,7 @@ class Answers:
             return replace(running.entry, answer=running.draft.answer)
         entry = await self._keeping.find(id_, await self._ledger.owners(), caller)
         if entry is None:
-            raise UnknownAnswer(id_)
+            raise UnknownAnswer(id_, self._keeping.away)
         return self._as_it_is(entry)
 
     def _as_it_is(self, entry: Entry) -> Entry:

@@ -38,14 +38,18 @@ def web_app(
     port: int,
     transports: tuple[str, ...] = TRANSPORTS,
     access: Access = Access(),  # noqa: B008 - frozen
+    keeps_sessions: bool = True,
 ) -> Starlette:
     """The app for whoever `access` lets in, at exactly `port`: a page in a browser that reaches it by another name (DNS
-    rebinding) or from another origin is refused."""
+    rebinding) or from another origin is refused. One of several behind a proxy keeps no sessions of the older era, so
+    that any of them answers any request."""
     unchecked = TransportSecuritySettings(enable_dns_rebinding_protection=False)  # the door has checked it
     metrics = Counted(server)
     routes: list[BaseRoute] = [Route(OPEN, _health), Route("/metrics", metrics.page)]
     if STREAMABLE_HTTP in transports:
-        routes += server.streamable_http_app(host=host, transport_security=unchecked).routes
+        routes += server.streamable_http_app(
+            host=host, transport_security=unchecked, stateless_http=not keeps_sessions
+        ).routes
     if SSE in transports:
         routes += server.sse_app(host=host, transport_security=unchecked).routes
     names = [*_loopback(port), *access.hosts]

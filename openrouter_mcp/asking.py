@@ -2,13 +2,14 @@
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import TypeVar
 
 import anyio
 import anyio.lowlevel
 
-from openrouter_mcp import plans
 from openrouter_mcp.errors import (
     BadKey,
     DailyQuota,
@@ -26,7 +27,7 @@ from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.plans import Kept, Plan, State
 from openrouter_mcp.purse import Purse, Vetted
-from openrouter_mcp.refusals import GuardClosed
+from openrouter_mcp.refusals import BooksAway, GuardClosed
 from openrouter_mcp.transcript import Answer, failed
 from openrouter_mcp.writing import Running, Writing, ended
 
@@ -37,10 +38,14 @@ _TRIES = 3  # for a prompt that meets one of these
 _IN_A_ROW = 10  # failures without an answer between them, and there is no point in going on
 _SOON_S = 1.0  # a slot further away is not taken: somebody's single question may need it
 _LONGEST_PAUSE_S = 30.0
+_AWAY_S = 1.0  # between two looks whether the books are back
 _MINUTE_S = 60.0
 # Every other prompt would meet these too; and those, if it is for the same model.
 _FOR_ALL = (BadKey, DailyQuota, GuardClosed, NoCredit, NoKey)
 _FOR_THE_MODEL = (FreeEnded, NoProvider, Privacy)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,11 @@ class Asking:
         self.left = True
         self._scope.cancel()
 
+    @property
+    def kept(self) -> Kept:
+        """As far as it is."""
+        return Kept(self.plan, State.OPEN, dict(self.rows))
+
     async def seconds_to_go(self) -> float:
         """About how long the rest takes: as long as it took so far, and as long as the allowance makes it wait."""
         done, rest = len(self.rows) - self._answered_before, len(self._rest())
@@ -148,7 +158,7 @@ class Asking:
             while pause := await self._cooldown():
                 await self._parts.sleep(min(pause, _LONGEST_PAUSE_S))
             await self._require_lease()
-            await self._parts.guard.require_open()
+            await self._surely(self._parts.guard.require_open)
             held = None
             while held is None and self._vetted[place].needs_slot and not self._over:
                 held = await self._slot(self._vetted[place])
@@ -165,6 +175,9 @@ class Asking:
         except MinuteQuota as failure:
             await self._parts.sleep(min(failure.hint_s or _LONGEST_PAUSE_S, _LONGEST_PAUSE_S))
             return None
+        except BooksAway:
+            await self._parts.sleep(_AWAY_S)
+            return None
         return held
 
     async def _cooldown(self) -> float:
@@ -175,8 +188,8 @@ class Asking:
 
     async def _ask(self, place: int, held: Held | None) -> tuple[Answer, OpenRouterMCPError | None]:
         if held is None and (held := self._held.get(place)) and held.charge:
-            with anyio.CancelScope(shield=True):
-                drawn = await self._parts.ledger.promises.draw(held.charge)
+            charge = held.charge
+            drawn = await self._surely(lambda: self._parts.ledger.promises.draw(charge))
             if not drawn:
                 await self._lose()
             del self._held[place]
@@ -204,13 +217,20 @@ class Asking:
         await self._note(place, answer)
 
     async def _note(self, place: int, answer: Answer) -> None:
-        await self._parts.keeping.each(lambda archive: plans.note(archive, self.plan.id, {place: answer}))
+        await self._parts.keeping.tell(lambda archive: archive.note(self.plan.id, {place: answer}))
 
     async def _require_lease(self) -> None:
         requests = sum(self._vetted[place].needs_slot for place in self._rest())
         process = self._parts.writing.process
-        if not await self._parts.ledger.promises.renew(self.plan.id, process, requests):
+        if not await self._surely(lambda: self._parts.ledger.promises.renew(self.plan.id, process, requests)):
             await self._lose()
+
+    async def _surely(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What the books say, once they can be asked."""
+        while True:
+            with suppress(BooksAway), anyio.CancelScope(shield=True):
+                return await ask()
+            await self._parts.sleep(_AWAY_S)
 
     async def _lose(self) -> None:
         """Another process has the batch."""
@@ -220,9 +240,7 @@ class Asking:
     async def _keep_lease(self) -> None:
         while True:
             await anyio.sleep(self._parts.writing.waits.heartbeat)
-            stopped: Sequence[bool] = await self._parts.keeping.each(
-                lambda archive: plans.is_stopped(archive, self.plan.id)
-            )
+            stopped: Sequence[bool] = await self._parts.keeping.each(lambda archive: archive.is_stopped(self.plan.id))
             if any(stopped):
                 self.stop()
             await self._require_lease()
@@ -232,10 +250,11 @@ class Asking:
         for held in self._held.values():
             await self._parts.guard.give_back(held)
         promises, process = self._parts.ledger.promises, self._parts.writing.process
-        if finished and not await promises.renew(self.plan.id, process, 0):  # another has it, and says when it is done
-            return
+        with suppress(BooksAway):  # then another cannot have it either
+            if finished and not await promises.renew(self.plan.id, process, 0):  # it says when it is done
+                return
         if finished:
-            await self._parts.keeping.each(lambda archive: plans.settle(archive, self.plan.id, State.DONE))
+            await self._parts.keeping.tell(lambda archive: archive.settle(self.plan.id, State.DONE), self.kept)
         if finished or self.stopped:
             for place, running in self.under_way.items():
                 await self._settle(place, _as_row(running))

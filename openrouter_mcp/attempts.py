@@ -108,7 +108,7 @@ class Attempts:
             call.request, call.purse, held=held, time_left=lambda: call.gives_up_at - self._clock(), spare=call.spare
         )
         charge, answer = permit.held.charge, call.draft.answer
-        call.outcome, call.draft.written_since = None, None
+        call.outcome, call.draft.written_since, call.draft.charge = None, None, charge
         call.tries = replace(call.tries, free=charge is None)
         answer.begin(permit.models, charge.amount if charge else Decimal(0))
         try:

@@ -3,15 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from decimal import Decimal
 
 import anyio
 
-from openrouter_mcp import plans
 from openrouter_mcp.answers import Answers
-from openrouter_mcp.archive import KEPT_S
+from openrouter_mcp.archive.entry import KEPT_S
 from openrouter_mcp.asking import AGAIN, SPARE, Asking, Parts
 from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.chat import ChatRequest
@@ -22,6 +21,7 @@ from openrouter_mcp.plans import Kept, Plan, State
 from openrouter_mcp.pricing import Prices
 from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.refusals import (
+    BooksAway,
     CannotReserve,
     Declined,
     GuardClosed,
@@ -31,9 +31,9 @@ from openrouter_mcp.refusals import (
     OverBudget,
 )
 from openrouter_mcp.text import encodable
-from openrouter_mcp.transcript import Answer, failed
+from openrouter_mcp.transcript import Answer, failed, new_id
 from openrouter_mcp.vetting import MAX_PROMPT_BYTES, check_prompt
-from openrouter_mcp.writing import log_fault, new_id
+from openrouter_mcp.writing import log_fault
 
 PREFIX = "batch-"
 _MAX_BYTES = 4 * MAX_PROMPT_BYTES  # of all prompts together
@@ -81,9 +81,9 @@ class Batches:
 
     async def stop(self, id_: str) -> None:
         """Nothing more is asked of the batch, here or elsewhere."""
-        parts = self._parts
-        await parts.keeping.each(lambda archive: plans.settle(archive, id_, State.STOPPED))
-        if asking := self.asked.get(id_):
+        parts, asking = self._parts, self.asked.get(id_)
+        await parts.keeping.tell(lambda archive: archive.settle(id_, State.STOPPED), asking.kept if asking else None)
+        if asking:
             asking.stop()
             await self.wait(id_)
         elif await parts.ledger.promises.take(id_, parts.writing.process):
@@ -124,8 +124,9 @@ class Batches:
             await parts.ledger.promises.take(plan.id, parts.writing.process)  # first: it frees what was held before
             held = await self._hold(plan, vetted, purse)
             owner = (await parts.ledger.owners())[0]  # by now OpenRouter has said whose the key is
+            kept = replace(kept, plan=replace(plan, owner=owner))
             async with self._one_look:  # or whoever looks finds it before it is known to be asked here
-                await parts.keeping.put(lambda archive: plans.save(archive, replace(plan, owner=owner)))
+                await parts.keeping.put(lambda archive: archive.save_plan(kept.plan))
                 await self._note(kept, refused)
                 self._go(kept, purse, vetted, held)
             unless_begun.pop_all()
@@ -165,7 +166,7 @@ class Batches:
     async def _forget(self, plan: Plan) -> None:
         """Nothing of it was asked."""
         with anyio.CancelScope(shield=True):
-            await self._parts.keeping.each(lambda archive: plans.settle(archive, plan.id, State.STOPPED))
+            await self._parts.keeping.tell(lambda archive: archive.settle(plan.id, State.STOPPED))
             await self._parts.ledger.promises.end(plan.id)
 
     async def _hold(self, plan: Plan, vetted: dict[int, Vetted], purse: Purse) -> dict[int, Held]:
@@ -179,7 +180,7 @@ class Batches:
         models = (kept.plan.request.model,) if kept.plan.request.model else ()
         kept.rows.update({place: failed(Answer(models=models), one).answer for place, one in refused.items()})
         id_, rows = kept.plan.id, dict(kept.rows)
-        await self._parts.keeping.each(lambda archive: plans.note(archive, id_, rows))
+        await self._parts.keeping.tell(lambda archive: archive.note(id_, rows))
 
     def _go(self, kept: Kept, purse: Purse, vetted: dict[int, Vetted], held: dict[int, Held]) -> None:
         id_ = kept.plan.id
@@ -206,7 +207,7 @@ class Batches:
 
         async def look() -> None:
             try:
-                with scope:
+                with scope, suppress(BooksAway):  # it is looked again at the next call
                     await self.go_on(caller)
             finally:
                 del self._looks[caller.name]
@@ -222,14 +223,14 @@ class Batches:
             if (await parts.ledger.standing()).warning:  # nobody knows from this book who works on what
                 return
             owners, since = await parts.ledger.owners(), parts.wall() - KEPT_S
-            left = await parts.keeping.each(lambda archive: plans.left_open(archive, owners, caller.name, since))
+            left = await parts.keeping.each(lambda archive: archive.left_open(owners, caller.name, since))
             for id_ in {id_ for ids in left for id_ in ids} - self.asked.keys():
                 if await parts.ledger.promises.take(id_, parts.writing.process):
                     await self._adopt(id_, owners, caller)
 
     async def _adopt(self, id_: str, owners: Sequence[str], caller: Caller) -> None:
         promises, process = self._parts.ledger.promises, self._parts.writing.process
-        found = await self._parts.keeping.each(lambda archive: plans.find(archive, id_, owners, caller.name))
+        found = await self._parts.keeping.each(lambda archive: archive.find_plan(id_, owners, caller.name))
         plan = next(filter(None, found), None)
         if plan is None:  # forgotten meanwhile, or nothing that this version can read
             await promises.leave(id_, process)

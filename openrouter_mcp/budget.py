@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from openrouter_mcp.ledger.money import Closure, Spent
+from openrouter_mcp.ledger.book import Closure, Spent
 from openrouter_mcp.refusals import OverBudget
 from openrouter_mcp.text import usd
 

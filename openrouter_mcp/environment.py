@@ -17,7 +17,7 @@ KNOWN = frozenset(
                 *("ALLOW_CUSTOM_BASE_URL", "ALLOWED_HOSTS", "APP_URL", "CACHE_DIR", "CACHE_SECONDS", "CALLERS"),
                 *("CALL_BUDGET_USD", "CONFIRM_ABOVE_USD", "DAILY_BUDGET_USD", "DEFAULT_MODEL", "FILES_DIR"),
                 *("HTTP_TOKEN", "HTTP_TOKEN_FILE", "KEEP_ANSWERS", "MODELS", "MODELS_DENY", "PRIVACY"),
-                *("REQUEST_STATE_KEY", "STATE_DIR"),
+                *("REQUEST_STATE_KEY", "STATE_DIR", "STATE_FALLBACK", "STATE_URL"),
                 *("WAIT_SECONDS", "WAIT_SECONDS_WITH_PROGRESS"),
             )
         ),

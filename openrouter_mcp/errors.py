@@ -87,6 +87,10 @@ class UnusableBook(OpenRouterMCPError):
     code = "unusable_book"
 
 
+class EngineAway(UnusableBook):
+    """The server that keeps the shared books cannot be used now; it is tried again."""
+
+
 class InvalidRequest(OpenRouterMCPError):
     """The arguments cannot be sent as they are."""
 
@@ -253,8 +257,12 @@ class UnknownAnswer(OpenRouterMCPError):
 
     code = "unknown_answer"
 
-    def __init__(self, id_: str) -> None:
+    def __init__(self, id_: str, away: str = "") -> None:
+        """`away`: why what is kept cannot be looked through now."""
         super().__init__(
-            f"No answer {one_line(id_, 60)!r} is kept here: answers stay for a day, the newest 500. read_answer "
+            f"Answer {one_line(id_, 60)!r} may be kept where it cannot be read now: {one_line(away)}. Nothing is lost "
+            "by that; read it again in a minute."
+            if away
+            else f"No answer {one_line(id_, 60)!r} is kept here: answers stay for a day, the newest 500. read_answer "
             "without an id lists yours; else ask again."
         )

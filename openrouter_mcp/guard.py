@@ -21,12 +21,12 @@ from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.chat import ChatRequest, chat_body
 from openrouter_mcp.errors import Outcome
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.money import Charge, Spent
+from openrouter_mcp.ledger.book import Charge, Spent
 from openrouter_mcp.ledger.slots import Slot
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.purse import Purse, Vetted, in_words
 from openrouter_mcp.records import FREE_SUFFIX, Model
 from openrouter_mcp.refusals import Declined, GuardClosed, OverBudget
-from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import usd
 from openrouter_mcp.vetting import vet
 
@@ -253,7 +253,7 @@ class Guard:
 
     async def require_open(self) -> None:
         """Raise GuardClosed where something cost what it should not have."""
-        if closures := await self._ledger.spending.closures():
+        if closures := await self._ledger.spending.closures(for_sure=True):
             raise GuardClosed(closures[0].reason)
 
     async def settle(self, permit: Permit, end: End) -> str:

@@ -1,50 +1,65 @@
-"""Keeps answers: in the archive on disk, and in memory where that is not wanted or cannot be written."""
+"""Keeps answers: in an archive that lasts, and in memory where that is not wanted or cannot be written."""
 
 import logging
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from openrouter_mcp.archive import KEPT_S, Archive, Entry
+from openrouter_mcp.archive.entry import KEPT_S, Archive, Entry
+from openrouter_mcp.archive.redis import RedisArchive
+from openrouter_mcp.archive.sqlite import SQLiteArchive
 from openrouter_mcp.errors import UnusableBook
 from openrouter_mcp.ledger.place import private_file
 from openrouter_mcp.pages import Text
+from openrouter_mcp.plans import Kept
+
+if TYPE_CHECKING:  # its library is an extra
+    from openrouter_mcp.engine import Engine
 
 FILE = "answers.db"
 _BROKEN = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_MOST_MISSED = 1000
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class Keeping:
-    """The answers in `folder`, or without one those of this process. `clock` gives epoch seconds."""
+    """The answers in a folder or an engine, the `place`, or without one those of this process. `clock` gives epoch
+    seconds."""
 
-    def __init__(self, folder: Path | None, *, clock: Callable[[], float] = time.time) -> None:
-        self._folder = folder
+    def __init__(self, place: "Path | Engine | None", *, clock: Callable[[], float] = time.time) -> None:
+        self._place = place
         self._clock = clock
-        self._disk: Archive | None = None
+        self._lasting: Archive | None = None
         self._inode = 0
-        self._memory: Archive | None = None
+        self._memory: SQLiteArchive | None = None
+        self._missed: deque[Callable[[Archive], object]] = deque(maxlen=_MOST_MISSED)
         self._one_thread = anyio.CapacityLimiter(1)
         self._one_at_a_time = threading.Lock()  # which anyio's limiter may not keep, up to 4.10
 
     @property
     def lasts(self) -> bool:
         """Whether another process finds what is kept."""
-        return self._folder is not None
+        return self._place is not None
+
+    @property
+    def away(self) -> str:
+        """Why what other processes wrote cannot be read now; empty when it can, as far as is known."""
+        return "" if self._place is None or isinstance(self._place, Path) else self._place.away
 
     async def aclose(self) -> None:
         """Close what is open."""
 
         def close() -> None:
-            for archive in (self._disk, self._memory):
+            for archive in (self._lasting, self._memory):
                 if archive:
                     archive.close()
 
@@ -55,12 +70,10 @@ class Keeping:
         pages = list(text)
 
         def save() -> bool:
-            if self._memory and self._folder:  # there it is from when it could not be written, if it is
+            if self._memory and self._place:  # there it is from when it could not be written, if it is
                 self._memory.forget(entry.answer.id)
-            if said := self._from_disk(lambda disk: disk.save(entry, pages, text.size)):
+            if said := self._from_lasting(lambda archive: archive.save(entry, pages, text.size)):
                 return said[0]
-            if self._folder and not self._memory:
-                logger.warning("The answers in %s cannot be written; they are kept in memory for now.", self._folder)
             return self._in_memory().save(entry, pages, text.size)
 
         return await self._run(save)
@@ -99,25 +112,46 @@ class Keeping:
 
     async def stop(self, id_: str) -> None:
         """Ask the process that writes the answer to stop."""
-        await self.each(lambda archive: archive.stop(id_))
+        await self.tell(lambda archive: archive.stop(id_))
 
-    async def put(self, method: Callable[[Archive], T]) -> None:
-        """Write into the archive on disk; where that cannot be, into the one in memory."""
+    async def put(self, method: Callable[[Archive], object]) -> None:
+        """Write something new into the archive that lasts; where that cannot be, into the one in memory."""
 
         def put() -> None:
-            if not self._from_disk(method):
+            if not self._from_lasting(method):
                 method(self._in_memory())
 
         await self._run(put)
+
+    async def tell(self, method: Callable[[Archive], object], kept: Kept | None = None) -> None:
+        """Write about what one of the archives holds. What the one that lasts misses is for `mend`: it is said again,
+        or else the batch that is `kept` so far lies in memory until then."""
+
+        def tell() -> None:
+            if self._place and not self._from_lasting(method):
+                if kept:
+                    self._in_memory().save_plan(kept.plan)
+                    self._in_memory().note(kept.plan.id, kept.rows)
+                else:
+                    self._missed.append(method)
+            if self._memory:
+                method(self._memory)
+
+        await self._run(tell)
 
     async def each(self, method: Callable[[Archive], T]) -> list[T]:
         """What each archive says; the one in memory holds what could not be written, so it comes first."""
 
         def each() -> list[T]:
             said = [method(self._memory)] if self._memory else []
-            return said + self._from_disk(method)
+            return said + self._from_lasting(method)
 
         return await self._run(each)
+
+    async def mend(self) -> None:
+        """Move what could not be written where it belongs, as far as it can be now."""
+        while await self._run(self._mend_one):
+            pass  # in small steps, so that nobody waits for all of them
 
     # --- the archives -------------------------------------------------------------------------------------------------
 
@@ -128,35 +162,55 @@ class Keeping:
 
         return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
 
-    def _in_memory(self) -> Archive:
-        self._memory = self._memory or Archive(":memory:")
+    def _mend_one(self) -> bool:
+        """Move an answer or a batch, or say something again; whether that went well and there may be more."""
+        if self._memory and self._place:
+            moved = self._from_lasting(self._memory.hand_over)
+            if moved == [False]:
+                self._memory.close()
+                self._memory = None
+            return bool(moved)
+        if not self._missed or not self._from_lasting(self._missed[0]):
+            return False
+        self._missed.popleft()
+        return True
+
+    def _in_memory(self) -> SQLiteArchive:
+        if self._memory is None:
+            self._memory = SQLiteArchive(":memory:")
+            if self._place:
+                where = self._place if isinstance(self._place, Path) else self._place.name
+                logger.warning("The answers in %s cannot be written; they are kept in memory for now.", where)
         return self._memory
 
-    def _from_disk(self, method: Callable[[Archive], T]) -> list[T]:
-        """What the archive on disk says; nothing when there is none that can be used. A broken file is set aside."""
-        if self._folder is None:
+    def _from_lasting(self, method: Callable[[Archive], T]) -> list[T]:
+        """What the archive that lasts says; nothing when there is none that can be used. A broken file is set aside."""
+        if self._place is None:
             return []
         with suppress(sqlite3.Error, OSError, UnusableBook):
             try:
-                return [method(self._on_disk(self._folder))]
+                return [method(self._opened(self._place))]
             except sqlite3.Error as error:
-                if not getattr(error, "sqlite_errorname", "").startswith(_BROKEN):
+                if not getattr(error, "sqlite_errorname", "").startswith(_BROKEN) or not isinstance(self._place, Path):
                     raise
-                if self._disk:
-                    self._disk.close()
-                    self._disk = None
-                path = self._folder / FILE
+                if self._lasting:
+                    self._lasting.close()
+                    self._lasting = None
+                path = self._place / FILE
                 if path.stat().st_ino == self._inode:  # else a sibling did so, and what lies there is new
                     path.replace(path.with_name(f"{FILE}.broken-{int(self._clock())}"))
-                return [method(self._on_disk(self._folder))]
+                return [method(self._opened(self._place))]
         return []
 
-    def _on_disk(self, folder: Path) -> Archive:
-        if self._disk is None:
-            path = private_file(folder, FILE)
-            self._inode = path.stat().st_ino
-            self._disk = Archive(path)
-        return self._disk
+    def _opened(self, place: "Path | Engine") -> Archive:
+        if self._lasting is None:
+            self._lasting = self._in_file(place) if isinstance(place, Path) else RedisArchive(place)
+        return self._lasting
+
+    def _in_file(self, folder: Path) -> SQLiteArchive:
+        path = private_file(folder, FILE)
+        self._inode = path.stat().st_ino
+        return SQLiteArchive(path)
 
     def _is_fresh(self, entry: Entry) -> bool:
         return self._clock() - entry.at < KEPT_S

@@ -77,6 +77,17 @@ class CannotReserve(OpenRouterMCPError):
         )
 
 
+class BooksAway(CannotReserve):
+    """The engine that keeps the shared books cannot be used now, since a time of day, and why."""
+
+    def __init__(self, why: str, since: str) -> None:
+        OpenRouterMCPError.__init__(
+            self,
+            f"The books that this server shares with others cannot be used since {since} ({why}), so nothing was sent. "
+            "They are tried again every second; once they are back, the same call works. Tell the user if it lasts.",
+        )
+
+
 class Declined(OpenRouterMCPError):
     """The person was to be asked, and did not say yes."""
 

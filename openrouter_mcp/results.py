@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 
 import anyio
 
-from openrouter_mcp import plans
 from openrouter_mcp.answers import Answers
-from openrouter_mcp.archive import KEPT_S
+from openrouter_mcp.archive.entry import KEPT_S
 from openrouter_mcp.asking import Asking, Parts
 from openrouter_mcp.batch import Batches
 from openrouter_mcp.callers import NOBODY, Caller
@@ -88,8 +87,8 @@ class Results:
     async def newest(self, caller: Caller = NOBODY) -> list[tuple[Kept, float]]:
         """The caller's batches, newest first, with their ages in seconds."""
         owners, now = await self._parts.ledger.owners(), self._parts.wall()
-        found = await self._parts.keeping.each(lambda archive: plans.newest(archive, owners, caller.name, now - KEPT_S))
-        kept = [self._by_now(one) for each in found for one in each]
+        found = await self._parts.keeping.each(lambda archive: archive.newest_plans(owners, caller.name, now - KEPT_S))
+        kept = {one.plan.id: self._by_now(one) for each in reversed(found) for one in each}.values()
         return [(one, max(0.0, now - one.plan.at)) for one in sorted(kept, key=lambda one: -one.plan.at)]
 
     # --- pieces -------------------------------------------------------------------------------------------------------
@@ -144,12 +143,17 @@ class Results:
     async def _kept(self, id_: str, caller: Caller) -> Kept:
         owners = await self._parts.ledger.owners()
         found: Sequence[Kept | None] = await self._parts.keeping.each(
-            lambda archive: plans.find(archive, id_, owners, caller.name)
+            lambda archive: archive.find_plan(id_, owners, caller.name)
         )
-        kept = next(filter(None, found), None)
+        kept = next(filter(None, found), None) or self._asked_here(id_, caller)
         if kept is None or self._parts.wall() - kept.plan.at > KEPT_S:
-            raise UnknownAnswer(id_)
+            raise UnknownAnswer(id_, self._parts.keeping.away)
         return self._by_now(kept)
+
+    def _asked_here(self, id_: str, caller: Caller) -> Kept | None:
+        """It goes on, although what is kept of it cannot be read."""
+        asking = self._batches.asked.get(id_)
+        return asking.kept if asking and asking.plan.caller == caller.name else None
 
     def _by_now(self, kept: Kept) -> Kept:
         """With what this process knows and may not have written yet."""

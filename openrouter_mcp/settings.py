@@ -4,16 +4,17 @@ import os
 import re
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
-from enum import StrEnum
 from pathlib import Path
 
 import platformdirs
 from pydantic import SecretStr
 
 from openrouter_mcp.errors import BadSetting
-from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, MODEL_ID
+from openrouter_mcp.policy import Policy, Privacy
+from openrouter_mcp.records import MODEL_ID
+from openrouter_mcp.state import goes_on_alone, state_url
 
 BASE_URL = "https://openrouter.ai/api/v1"
 OPENROUTER_HOSTS = frozenset({"openrouter.ai", "eu.openrouter.ai", "us.openrouter.ai"})
@@ -29,60 +30,12 @@ _A_DAY_S = 86_400  # longer no answer is kept
 AMOUNT = re.compile(r"[0-9]{1,7}(\.[0-9]{1,9})?", re.ASCII)  # no sign, exponent or word: money is not guessed at
 
 
-class Privacy(StrEnum):
-    """The least that providers must promise about what they are sent."""
-
-    ANY = "any"
-    NO_TRAINING = "no-training"
-    ZERO_RETENTION = "zero-retention"
-
-    @property
-    def floor(self) -> dict[str, object]:
-        """As OpenRouter is told: https://openrouter.ai/docs/guides/routing/provider-selection."""
-        if self is Privacy.ANY:
-            return {}
-        return {"data_collection": "deny"} | ({"zdr": True} if self is Privacy.ZERO_RETENTION else {})
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What may be spent, in USD, and on whom. A budget of zero is what makes a server free-only; `confirm_above` None
-    never asks. `allowed` and `denied` hold ids or `vendor/`; an empty `allowed` allows all."""
-
-    daily_budget: Decimal = Decimal(0)
-    call_budget: Decimal = Decimal(0)
-    confirm_above: Decimal | None = None
-    allowed: tuple[str, ...] = ()
-    denied: tuple[str, ...] = ()
-    default_model: str = ""
-    privacy: Privacy = Privacy.ANY
-
-    def admits(self, model: str) -> bool:
-        """Whether the lists let `model` be asked. To deny an id is to deny its variants (`:free`) too."""
-        vendor, base = model.partition("/")[0] + "/", model.partition(":")[0]
-        if {model, base, vendor} & {*self.denied}:
-            return False
-        if self.restricts and model == FREE_ROUTER:  # it would pick from all
-            return model in self.allowed and not self.denied
-        return not self.allowed or bool({model, vendor} & {*self.allowed})
-
-    @property
-    def restricts(self) -> bool:
-        """Whether some models are not to be asked."""
-        return bool(self.allowed or self.denied)
-
-    def without_money(self) -> "Policy":
-        """The same lists, and nothing to spend."""
-        is_free = self.default_model == FREE_ROUTER or self.default_model.endswith(FREE_SUFFIX)
-        free_default = self.default_model if is_free else ""
-        return replace(self, daily_budget=Decimal(0), call_budget=Decimal(0), default_model=free_default)
-
-
 @dataclass(frozen=True)
 class Settings:
     """What the user decided. `key_problem` says why the key given cannot be used; then `key` is None. The books lie in
     `state_dir`, and the answers if they are kept; None keeps both in this process's memory, and so it does with the
-    list of models in `cache_dir`. A tool waits so many seconds for an answer, longer for a client that is shown
+    list of models in `cache_dir`. With a `state_url` both lie on that engine, and while it is away this process
+    `goes_on_alone` or not at all. A tool waits so many seconds for an answer, longer for a client that is shown
     progress. `caller` is whom the answers are for where the transport names nobody. For `repeat_s` seconds an answer
     serves the same question again. Files may be sent from the folders `files`, never `key_file` or what is in `own`.
     TLS looks for certificates in `certificates`, if any."""
@@ -102,7 +55,9 @@ class Settings:
     key_file: Path | None = None
     own: tuple[Path, ...] = ()
     certificates: tuple[Path, ...] = ()
-    policy: Policy = Policy()
+    policy: Policy = Policy()  # noqa: RUF009 - frozen
+    state_url: SecretStr | None = None
+    goes_on_alone: bool = False
 
 
 def load(environ: Mapping[str, str] = os.environ) -> Settings:
@@ -113,6 +68,7 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         BadSetting: when any other variable cannot be followed.
     """
     key, problem = _key(environ)
+    policy = _policy(environ)
     return Settings(
         key=key,
         key_problem=problem,
@@ -127,7 +83,9 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         files=_files(environ),
         key_file=_key_file(environ),
         certificates=tuple(Path(each) for each in environ.get("SSL_CERT_DIR", "").split(os.pathsep) if each.strip()),
-        policy=_policy(environ),
+        policy=policy,
+        state_url=state_url(environ),
+        goes_on_alone=goes_on_alone(environ, policy.daily_budget),
     )
 
 

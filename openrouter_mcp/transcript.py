@@ -1,5 +1,7 @@
 """What a model has said so far, and whether that is an answer."""
 
+import base64
+import secrets
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -8,6 +10,7 @@ from typing import Any
 import anyio
 
 from openrouter_mcp.errors import Blocked, EmptyAnswer, OpenRouterMCPError, Outcome
+from openrouter_mcp.ledger.book import Charge
 from openrouter_mcp.options import ToolResult
 from openrouter_mcp.pages import PAGE, Text
 from openrouter_mcp.text import clean, duration, one_line, usd
@@ -107,7 +110,7 @@ class Answer:
 class Draft:
     """An answer as it is written: the facts, the text so far, the `images` (which are not kept), whether the question
     was `sent`, what it waits for, if it does, until when, and since when it is written (on the clock of its writer);
-    and for which `caller`."""
+    for which `caller`, and what is held for it."""
 
     answer: Answer = field(default_factory=Answer)
     text: Text = field(default_factory=Text)
@@ -117,6 +120,7 @@ class Draft:
     waits_until: float = 0.0
     written_since: float | None = None
     caller: str = ""
+    charge: Charge | None = None
 
     def doing(self, now: float) -> str:
         """What it is doing, in words: "thinking, 1.2k tokens"."""
@@ -129,6 +133,11 @@ class Draft:
             return "asked" if self.sent.is_set() else "starting"
         count = f"{tokens} token{'s' * (tokens > 1)}" if tokens < 1000 else f"{tokens / 1000:.1f}k tokens"
         return f"{'writing' if self.answer.words else 'thinking'}, {count}"
+
+
+def new_id() -> str:
+    """128 random bits in 26 letters and digits that nobody mistakes for each other."""
+    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()
 
 
 def progress(drafts: Sequence[Draft], now: float, seconds: float) -> str:

@@ -15,6 +15,7 @@ from openrouter_mcp.catalog import Catalog
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.errors import InvalidRequest, OpenRouterMCPError, TooLarge
 from openrouter_mcp.nearest import find, unknown
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.pricing import (
     Prices,
     costs_nothing,
@@ -27,7 +28,6 @@ from openrouter_mcp.pricing import (
 from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.records import FREE_ROUTER, FREE_SUFFIX, MODEL_ID, Model
 from openrouter_mcp.refusals import NoBound, NotAllowed, NotFree, OverBudget, Unable
-from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import about_usd, encodable, usd
 
 MAX_PROMPT_BYTES = 1024 * 1024

@@ -2,7 +2,6 @@
 nothing: what it asked for goes on without it."""
 
 import asyncio
-import base64
 import logging
 import os
 import secrets
@@ -15,7 +14,7 @@ from weakref import WeakSet
 import anyio
 
 from openrouter_mcp import forms
-from openrouter_mcp.archive import Entry
+from openrouter_mcp.archive.entry import Entry
 from openrouter_mcp.attempts import Attempts
 from openrouter_mcp.chat import ChatRequest, fingerprint
 from openrouter_mcp.errors import OpenRouterMCPError, Timeout
@@ -25,7 +24,7 @@ from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.purse import Purse
 from openrouter_mcp.refusals import MayHaveBeenBilled
 from openrouter_mcp.text import duration
-from openrouter_mcp.transcript import Answer, Draft, failed, progress
+from openrouter_mcp.transcript import Answer, Draft, failed, new_id, progress
 
 logger = logging.getLogger(__name__)
 _QUICK_S = 1.0
@@ -172,6 +171,7 @@ class Writing:
         try:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._keep_alive, running)
+                group.start_soon(self._show_life, running.draft)
                 with running.scope:
                     try:
                         await ask()
@@ -215,6 +215,12 @@ class Writing:
                 _stop(running, CANCELLED)
             await anyio.sleep(self.waits.heartbeat)
 
+    async def _show_life(self, draft: Draft) -> None:
+        """Others settle what a process holds that shows none."""
+        while True:
+            await anyio.sleep(self.waits.heartbeat)
+            await self._ledger.spending.show_life(draft.charge, draft.answer.generation_id)
+
     async def _save(self, running: Running) -> bool:
         """Write what is new; whether somebody in another process wants it stopped."""
         text, owner = running.draft.text, (await self._ledger.owners())[0]
@@ -257,9 +263,8 @@ class Writing:
             with self.patient(limit):
                 await ended(running)
             group.cancel_scope.cancel()
-        for each in running:
-            if each.draft.answer.running:
-                each.draft.answer.seconds = self._clock() - each.started
+        for each in (each for each in running if each.draft.answer.running):
+            each.draft.answer.seconds = self._clock() - each.started
 
     @contextmanager
     def patient(self, limit: float) -> Generator[None]:
@@ -293,8 +298,3 @@ async def ended(running: Sequence[Running]) -> None:
     """Return when nothing of it is written any more."""
     if tasks := [each.task for each in running if each.task and not each.task.done()]:
         await asyncio.wait(tasks)
-
-
-def new_id() -> str:
-    """128 random bits in 26 letters and digits that nobody mistakes for each other."""
-    return base64.b32encode(secrets.token_bytes(16)).decode().rstrip("=").lower()

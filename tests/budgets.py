@@ -10,9 +10,10 @@ from mcp import Client
 from support import SETTINGS, Time, opened
 
 from openrouter_mcp.app import App
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Sandbox
 from openrouter_mcp.server import build
-from openrouter_mcp.settings import Policy, Settings
+from openrouter_mcp.settings import Settings
 
 TINY = "acme/tiny"  # $0.15 in, $0.60 out per million tokens, at most 4096 out
 CALL: dict[str, Any] = {"prompt": "Hi", "model": TINY, "max_tokens": 100}

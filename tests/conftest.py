@@ -3,11 +3,13 @@
 import os
 
 import pytest
+from engine import either_book, engine_url, running_engine, where
 from hypothesis import Phase, settings
 from support import CANARY
 
 from openrouter_mcp.sandbox import Sandbox
 
+__all__ = ["either_book", "engine_url", "running_engine", "where"]
 _leaks: list[str] = []
 
 # A person's run looks for new cases each time; what decides whether a change lands must not be a matter of luck.
@@ -21,12 +23,12 @@ if os.environ.get("CI"):
 
 # What starts servers as processes, foreign clients among them, tries thousands of cases, or waits for many answers.
 _SLOW = {
-    "access", "afterwards", "attaching", "callers_budgets", "cancelling", "catalog_processes", "catalog_shared",
-    "choice", "cli", "config", "conformance", "connections", "consent_shared", "doctor", "door", "faults",
-    "fuzz_targets", "hanging_up", "http", "inspector", "judge", "layers", "ledger", "ledger_processes", "many",
-    "many_left", "many_money", "many_processes", "many_resumed", "measures", "observing", "options", "package",
-    "readme", "schema", "settling", "shares", "soak", "spending_processes", "stdio", "sums", "team", "twin",
-    "typescript", "waiting",
+    "access", "afterwards", "archives", "attaching", "both_books", "callers_budgets", "cancelling", "catalog_processes",
+    "catalog_shared", "choice", "cli", "config", "conformance", "connections", "consent_shared", "doctor", "door",
+    "faults", "fuzz_targets", "hanging_up", "http", "inspector", "judge", "layers", "ledger", "ledger_processes",
+    "many", "many_left", "many_money", "many_processes", "many_resumed", "measures", "observing", "options", "package",
+    "readme", "redis_book", "replicas", "schema", "settling", "shares", "soak", "spending_processes", "stdio", "sums",
+    "team", "twin", "typescript", "waiting",
 }  # fmt: skip
 
 

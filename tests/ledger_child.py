@@ -15,9 +15,9 @@ from pathlib import Path
 
 def hammer(folder: str, limit: str, window: str) -> None:
     """Reserve, give every third back, look, and go on until killed; say so once it has begun."""
-    from openrouter_mcp.ledger.sqlite import Book  # alone, so that a process is there at once
+    from openrouter_mcp.ledger.sqlite.book import SQLiteBook  # alone, so that a process is there at once
 
-    book = Book(Path(folder) / "ledger.db", limit=int(limit), window=float(window))
+    book = SQLiteBook(Path(folder) / "ledger.db", limit=int(limit), window=float(window))
     parent, pause = os.getppid(), threading.Event()
     for number in itertools.count():
         if os.getppid() != parent:

@@ -8,13 +8,14 @@ import sys
 from openrouter_mcp import cli
 from openrouter_mcp.app import open_app
 from openrouter_mcp.cli import opening
-from openrouter_mcp.ledger import promises
+from openrouter_mcp.ledger.sqlite import batches
 from openrouter_mcp.writing import Waits
 
 
 def main() -> None:
     """Serve over stdio until stdin ends."""
-    limit, window, promises.LEASE_S = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    limit, window, lease = int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+    vars(batches)["LEASE_S"] = lease
     opening.open_app = functools.partial(  # type: ignore[attr-defined]
         open_app, per_minute=limit, window=window, waits=Waits(heartbeat=0.1, poll=0.05)
     )

@@ -1,7 +1,7 @@
 """What the tests share: a server over the sandbox and a real MCP client connected to it, and the canary key."""
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from mcp_types import CallToolResult, TextContent
 from pydantic import SecretStr
 
 from openrouter_mcp.app import App, open_app
+from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
 from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.sandbox import Fault, Sandbox
 from openrouter_mcp.sandbox.transport import StreamingTransport
@@ -100,6 +102,13 @@ async def until(condition: Callable[[], bool]) -> None:
             await anyio.lowlevel.checkpoint()
 
 
+async def before_long(holds: Callable[[], Awaitable[bool]], *, seconds: float = 5) -> None:
+    """Ask until it `holds`; so many seconds at most."""
+    with anyio.fail_after(seconds):
+        while not await holds():
+            await anyio.lowlevel.checkpoint()
+
+
 LISTS = ("/models/user", "/models")
 
 
@@ -107,3 +116,10 @@ def fail_lists(sandbox: Sandbox, fault: Fault, times: int | None = None) -> None
     """Spoil the next `times` requests (None: all) for either list of models, the key's own and the public one."""
     for path in LISTS:
         sandbox.fail(fault, times=times, path=path)
+
+
+def file_of(ledger: Ledger) -> SQLiteBook:
+    """The book behind `ledger`, which is a file or in memory, once it was used."""
+    book = ledger._shelf._shared
+    assert isinstance(book, SQLiteBook)
+    return book

@@ -16,12 +16,13 @@ from support import SETTINGS, Time, ask, connected, fail_lists, opened
 
 from openrouter_mcp import audit
 from openrouter_mcp.chat import ChatRequest
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.pricing import Prices, dearest, is_free
 from openrouter_mcp.purse import Vetted
 from openrouter_mcp.records import Model
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.models import model as row_of
-from openrouter_mcp.settings import Policy, Settings
+from openrouter_mcp.settings import Settings
 from openrouter_mcp.wire import Usage
 
 FREE = "acme/tiny:free"

@@ -13,11 +13,11 @@ from mcp import Client
 from mcp_types import TextContent
 from support import SETTINGS, opened
 
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Sandbox, routing
 from openrouter_mcp.sandbox.models import TRAPS
 from openrouter_mcp.sandbox.server import Received
 from openrouter_mcp.server import build
-from openrouter_mcp.settings import Policy
 
 ALLOWED = {"model", "messages", "max_tokens", "stream", "provider", "plugins"}
 PRICE_LIMITS = {"prompt", "completion", "request", "image", "audio"}

@@ -421,7 +421,7 @@ async def test_without_the_shared_book_nothing_that_costs_is_sent(
             assert not is_error
             sandbox.clear()
     async with opened(sandbox, settings=settings) as app:
-        await app.ledger.spending.acknowledge([], app.ledger.spending.set_aside)
+        await app.ledger.spending.acknowledge([], await app.ledger.spending.doubts())
     async with served(sandbox, settings) as (_, client):  # a person has seen it; what is newer stays unusable
         _, _, is_error = await ask(client, **CALL)
     assert is_error is (spoiled == "newer")

@@ -3,7 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Generator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from budgets import CALL, TINY, WORST, budget, noon
 from calls import PATIENT
+from engine import OVER_BOTH, either
 from hypothesis import given
 from hypothesis import strategies as st
 from many import AT_ONCE, Picky, ended, outcomes, tasks
@@ -25,10 +26,8 @@ from test_credits import says_the_same
 from test_many_resumed import as_killed, begun
 
 from openrouter_mcp.callers import NOBODY, Caller
-from openrouter_mcp.ledger import money
-from openrouter_mcp.ledger.money import Charge, Spent
+from openrouter_mcp.ledger.book import Book, Charge, Spent, Wish
 from openrouter_mcp.ledger.slots import DAY_S
-from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.sandbox import Sandbox
 
 CHILD = [sys.executable, str(Path(__file__).with_name("callers_child.py"))]
@@ -54,7 +53,7 @@ def sandbox(at: Time) -> Sandbox:
 
 @contextmanager
 def book() -> Generator[Book]:
-    with closing(Book(":memory:", limit=20, window=61)) as opened_book:
+    with either(":memory:", limit=20, window=61) as opened_book:
         yield opened_book
 
 
@@ -239,10 +238,11 @@ async def test_a_batch_gone_on_with_after_a_kill_keeps_to_its_callers_budget(at:
 
 
 def held(one: Book, who: Caller, amount: str, *, all_: str = "1", now: float = NOON) -> list[Charge]:
-    charges = money.hold(one, "a", [(TINY, Decimal(amount))], now, Decimal(all_), caller=who)
+    (charges,) = one.hold("a", [Wish([(TINY, Decimal(amount))], Decimal(all_), caller=who)], now)
     return charges if isinstance(charges, list) else []
 
 
+@OVER_BOTH
 def test_a_budget_is_kept_to_the_last_attodollar() -> None:
     alice = caller("alice", daily_budget=Decimal("0.3"))
     with book() as one:
@@ -253,18 +253,20 @@ def test_a_budget_is_kept_to_the_last_attodollar() -> None:
         assert not held(one, BOB, "0.000000000000000001")
 
 
+@OVER_BOTH
 def test_what_was_given_back_or_cost_less_is_theirs_again() -> None:
     alice = caller("alice", daily_budget=Decimal("0.3"))
     with book() as one:
         (first,) = held(one, alice, "0.2")
         (second,) = held(one, alice, "0.1")
-        money.release(one, [second])
+        one.release([second.id])
         assert held(one, alice, "0.1")
-        money.settle(one, first.id, Decimal("0.05"))
+        one.settle(first.id, Decimal("0.05"))
         assert held(one, alice, "0.15")
         assert not held(one, alice, "0.01")
 
 
+@OVER_BOTH
 def test_yesterdays_money_is_not_todays() -> None:
     alice = caller("alice", daily_budget=Decimal("0.3"))
     with book() as one:
@@ -273,21 +275,23 @@ def test_yesterdays_money_is_not_todays() -> None:
         assert held(one, alice, "0.3", now=NOON + DAY_S / 2)
 
 
+@OVER_BOTH
 def test_a_key_that_gets_its_accounts_name_keeps_whose_the_money_was() -> None:
     alice = caller("alice", daily_budget=Decimal("0.3"))
     with book() as one:
         assert held(one, alice, "0.2")
         assert held(one, BOB, "0.4")
         one.name("a", "user")
-        assert money.spent(one, "a", NOON, "alice").in_all == Decimal("0.2")
+        assert one.spent("a", NOON, "alice").in_all == Decimal("0.2")
         assert not held(one, alice, "0.2")
         assert held(one, alice, "0.1")
-        assert money.spent(one, "a", NOON).in_all == Decimal("0.7")
+        assert one.spent("a", NOON).in_all == Decimal("0.7")
 
 
 CENTS = st.integers(0, 12)
 
 
+@OVER_BOTH
 @given(
     st.tuples(*[st.none() | CENTS] * 3),
     CENTS,
@@ -304,21 +308,21 @@ def test_in_any_order_each_keeps_to_their_own_and_all_to_the_accounts(
     with book() as one:
         for who, cents, end in moves:
             each, amount = callers[who], Decimal(cents) / 100
-            got = money.hold(one, "a", [(TINY, amount)], NOON, Decimal(everybody) / 100, caller=each)
+            (got,) = one.hold("a", [Wish([(TINY, amount)], Decimal(everybody) / 100, caller=each)], NOON)
             most = own[who]
             fits = spent.total() + cents <= everybody and (most is None or spent[each.name] + cents <= most)
             assert isinstance(got, Spent) != fits
             if isinstance(got, Spent):
                 continue
             if end == "release":
-                money.release(one, got)
+                one.release([charge.id for charge in got])
                 continue
             spent[each.name] += cents
             if end == "settle":
-                money.settle(one, got[0].id, amount)
+                one.settle(got[0].id, amount)
         for each in callers:
-            assert money.spent(one, "a", NOON, each.name).in_all * 100 == spent[each.name]
-        assert money.spent(one, "a", NOON).in_all * 100 == spent.total()
+            assert one.spent("a", NOON, each.name).in_all * 100 == spent[each.name]
+        assert one.spent("a", NOON).in_all * 100 == spent.total()
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ from test_http import client_of, serving
 from test_stdio import ENVELOPE
 
 from openrouter_mcp.app import App
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Fault, Sandbox
 from openrouter_mcp.server import build
-from openrouter_mcp.settings import Policy
 from openrouter_mcp.transcript import Answer
 from openrouter_mcp.writing import Waits
 

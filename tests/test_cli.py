@@ -107,7 +107,7 @@ async def test_the_example_starts_the_server_it_names(example: StdioServerParame
 
 
 def test_the_readme_names_every_setting_and_no_other() -> None:
-    source = "".join((ROOT / "openrouter_mcp" / room).read_text() for room in ("settings.py", "access.py"))
+    source = "".join((ROOT / "openrouter_mcp" / room).read_text() for room in ("settings.py", "access.py", "state.py"))
     assert set(re.findall(r"`(OPENROUTER_\w+)`", README)) == set(re.findall(r'"(OPENROUTER_\w+)"', source))
 
 

@@ -21,9 +21,9 @@ from mcp_types import (
 from support import ERAS, SETTINGS, Time, ask, fail_lists, opened
 
 from openrouter_mcp.app import App
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Sandbox, faults
 from openrouter_mcp.server import build
-from openrouter_mcp.settings import Policy
 
 POLICY = Policy(daily_budget=Decimal(1), call_budget=Decimal("0.5"), confirm_above=Decimal("0.05"))
 PRICED: dict[str, Any] = {"prompt": "Why?", "model": "globex/large"}

@@ -16,10 +16,10 @@ from support import SETTINGS, ask, opened, until
 
 from openrouter_mcp.chat import ChatRequest, Turn
 from openrouter_mcp.conversation import fitting
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.pricing import most_prompt_tokens
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
-from openrouter_mcp.settings import Policy
 from openrouter_mcp.text import tokens
 
 OLD = "acme/old:free"  # reads 8,192 tokens and writes 2,048
@@ -160,7 +160,7 @@ async def test_no_more_than_a_megabyte_is_sent(sandbox: Sandbox) -> None:
 async def test_what_is_no_longer_kept_is_left_out_and_that_is_said(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("openrouter_mcp.archive.MOST_ANSWERS", 2)
+    monkeypatch.setattr("openrouter_mcp.archive.sqlite.MOST_ANSWERS", 2)
     async with served(sandbox) as here:
         id_ = await answered(here, "A.", prompt="A?", system="Be brief.")
         for turn in "BC":

@@ -13,11 +13,11 @@ import pytest
 from budgets import CALL, TINY, WORST, budget, served
 from mcp import Client
 from mcp_types import CallToolResult
-from support import CANARY, ERAS, SETTINGS, Time, ask, connected, opened, record_of, text_of
+from support import CANARY, ERAS, SETTINGS, Time, ask, connected, file_of, opened, record_of, text_of
 
 from openrouter_mcp.errors import ModelBusy
-from openrouter_mcp.ledger import sums
 from openrouter_mcp.ledger.slots import DAY_S, day_of
+from openrouter_mcp.ledger.sqlite import sums
 from openrouter_mcp.ledger.sums import Sum
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.account import budget as cap
@@ -307,10 +307,9 @@ async def test_50_models_fit_25_lines_and_the_dearest_five_are_named(sandbox: Sa
     async with opened(sandbox, settings=settings, at=at) as app, Client(build(app)) as client:
         await ask(client, "check_credits")  # the account is known
         names = [f"family{number}/a-model-with-a-long-name-{number}" for number in range(50)]
-        book = app.ledger._shelf._book
-        assert book
+        book = file_of(app.ledger)
         with book.transaction() as db:
-            account = book.account(db, app.ledger._key)
+            account = book.account(app.ledger._key)
             for number, name in enumerate(names):
                 sums.add(db, (day_of(at.now), account, name, ""), Sum(asked=1, cost=Decimal(number) / 100))
         await app.ledger.failed(names, ModelBusy("busy"))
@@ -328,8 +327,7 @@ async def test_50_models_fit_25_lines_and_the_dearest_five_are_named(sandbox: Sa
 async def test_a_sum_that_cannot_be_read_is_unknown_and_so_is_the_total(sandbox: Sandbox) -> None:
     async with served(sandbox) as (app, client):
         await ask(client, **CALL)
-        assert app.ledger._shelf._book
-        db = app.ledger._shelf._book.db
+        db = file_of(app.ledger).db
         db.execute("INSERT INTO sums SELECT day, account, 'a/b', '', 1, 0, 0, 0, 0, '?' FROM sums")
         text, found = await checked(client)
     assert f"Spent today by model: a/b unknown, {TINY} {usd(sandbox.bill)}; unknown in all." in text

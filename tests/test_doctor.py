@@ -27,8 +27,9 @@ from openrouter_mcp import environment as known
 from openrouter_mcp.app import open_app
 from openrouter_mcp.cli.doctor import doctor
 from openrouter_mcp.cli.probes import account
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
-from openrouter_mcp.settings import Policy, Settings
+from openrouter_mcp.settings import Settings
 
 FREE, PRICED, WORD = "acme/tiny:free", "acme/tiny", "reopen"
 
@@ -483,7 +484,7 @@ def test_a_setting_that_cannot_be_followed_is_a_problem_like_any_other() -> None
 
 def test_the_settings_it_knows_are_those_there_are() -> None:
     package = Path(known.__file__).parent
-    source = "".join((package / name).read_text() for name in ("settings.py", "access.py"))
+    source = "".join((package / name).read_text() for name in ("settings.py", "access.py", "state.py"))
     named = set(re.findall(r'"(OPENROUTER_\w+)"', source)) | {"OPENROUTER_MCP_HTTP_TOKEN_FILE"}
     assert {name for name in known.KNOWN if name.startswith("OPENROUTER_")} == named
 

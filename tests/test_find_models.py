@@ -7,9 +7,9 @@ import pytest
 from budgets import budget
 from support import SETTINGS, ask, connected
 
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Sandbox
 from openrouter_mcp.sandbox.models import model
-from openrouter_mcp.settings import Policy
 
 
 async def rows(sandbox: Sandbox, **arguments: object) -> list[str]:

@@ -18,8 +18,8 @@ from team import JSON, Team, bearer, caller, team
 from test_cancelling import answers_in
 from test_stdio import ENVELOPE
 
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Fault, Sandbox
-from openrouter_mcp.settings import Policy
 
 PRICED, WORST = "globex/large", Decimal("0.08197")
 RICH = replace(SETTINGS, policy=Policy(daily_budget=Decimal(1), call_budget=Decimal(1)))

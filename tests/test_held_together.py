@@ -16,9 +16,8 @@ from calls import Call
 from support import until
 
 from openrouter_mcp.callers import NOBODY, Caller
-from openrouter_mcp.ledger import money
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
 from openrouter_mcp.records import KeyInfo
 from openrouter_mcp.sandbox import Sandbox
 
@@ -81,10 +80,10 @@ class Disk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.waits = 0
         self.busy, self.go = threading.Event(), threading.Event()
-        transaction: Callable[..., AbstractContextManager[Any]] = Book.transaction
-        hold = money.hold
+        transaction: Callable[..., AbstractContextManager[Any]] = SQLiteBook.transaction
+        hold = SQLiteBook.hold
 
-        def counted(book: Book, *, durable: bool = False) -> AbstractContextManager[Any]:
+        def counted(book: SQLiteBook, *, durable: bool = False) -> AbstractContextManager[Any]:
             self.waits += durable and not book.db.in_transaction
             return transaction(book, durable=durable)
 
@@ -93,8 +92,8 @@ class Disk:
             assert self.go.wait(10)
             return hold(*arguments, **more)
 
-        monkeypatch.setattr(Book, "transaction", counted)
-        monkeypatch.setattr(money, "hold", held)
+        monkeypatch.setattr(SQLiteBook, "transaction", counted)
+        monkeypatch.setattr(SQLiteBook, "hold", held)
 
 
 async def test_those_who_wait_for_the_disk_wait_for_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

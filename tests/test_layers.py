@@ -12,11 +12,11 @@ from served import says
 from support import SETTINGS, ask, connected
 
 from openrouter_mcp import audit, choice, options, vetting
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.pricing import Prices
 from openrouter_mcp.purse import Vetted
 from openrouter_mcp.records import Model
 from openrouter_mcp.sandbox import Sandbox, faults
-from openrouter_mcp.settings import Policy
 
 FREE_ONLY, BUDGETED = Policy(), Policy(daily_budget=Decimal(5), call_budget=Decimal(1))
 

@@ -15,11 +15,12 @@ import anyio
 import anyio.lowlevel
 import httpx2
 import pytest
+from engine import OVER_BOTH, either, either_place
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from mcp import Client
-from support import CANARY, SETTINGS, Time, ask, connected, opened
+from support import CANARY, SETTINGS, Time, ask, connected, file_of, opened
 
 from openrouter_mcp.app import open_app
 from openrouter_mcp.chat import ChatRequest
@@ -33,11 +34,12 @@ from openrouter_mcp.errors import (
     Upstream,
 )
 from openrouter_mcp.guard import Held
-from openrouter_mcp.ledger import cooldowns
 from openrouter_mcp.ledger.allowance import Ledger
+from openrouter_mcp.ledger.book import Book
 from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, next_midnight
-from openrouter_mcp.ledger.sqlite import VERSION, Book
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
+from openrouter_mcp.ledger.sqlite.schema import VERSION
 from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.records import FreeRequests, KeyInfo
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
@@ -55,7 +57,7 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
 @contextmanager
 def book(path: Path | str = ":memory:", *, limit: int = 20, window: float = WINDOW) -> Generator[Book]:
-    with closing(Book(path, limit=limit, window=window, ticks=lambda: 0.0)) as opened_book:
+    with either(path, limit=limit, window=window) as opened_book:
         yield opened_book
 
 
@@ -89,7 +91,7 @@ class SteadyClock(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = MIDNIGHT - 300.0
-        self.book = Book(":memory:", limit=self.limit, window=self.window, ticks=lambda: 0.0)
+        self.book = SQLiteBook(":memory:", limit=self.limit, window=self.window, ticks=lambda: 0.0)
         self.slots: dict[str, list[Slot]] = defaultdict(list)
         self.read: dict[str, tuple[int, int]] = {}  # account: day of OpenRouter's count, used elsewhere
         self.stops: dict[str, float] = {}
@@ -213,6 +215,7 @@ TestJumpingClock.settings = settings(max_examples=80, stateful_step_count=30, de
 # --- the book, case by case -----------------------------------------------------------------------------------------
 
 
+@OVER_BOTH
 def test_midnight_during_a_wait_counts_the_day_of_the_slot() -> None:
     now = MIDNIGHT - 10
     with book(limit=1) as one:
@@ -222,6 +225,7 @@ def test_midnight_during_a_wait_counts_the_day_of_the_slot() -> None:
         assert one.use("a", MIDNIGHT).left == 49
 
 
+@OVER_BOTH
 def test_a_day_that_is_used_up_is_waited_for_until_midnight_or_refused() -> None:
     now = MIDNIGHT - 30
     with book() as one:
@@ -230,6 +234,7 @@ def test_a_day_that_is_used_up_is_waited_for_until_midnight_or_refused() -> None
         assert [slot.at for slot in granted(one, now, longest_wait=40)] == [MIDNIGHT + NEW_DAY_S]
 
 
+@OVER_BOTH
 def test_more_than_the_day_has_left_is_refused_with_what_is_left_and_takes_nothing() -> None:
     with book() as one:
         one.note_count("a", 47, 50, NOON)
@@ -238,6 +243,7 @@ def test_more_than_the_day_has_left_is_refused_with_what_is_left_and_takes_nothi
         assert len(granted(one, NOON, 3)) == 3
 
 
+@OVER_BOTH
 def test_a_limit_that_shrinks_makes_everybody_wait_until_the_window_holds_less(tmp_path: Path) -> None:
     with book(tmp_path / "b", limit=20) as wide, book(tmp_path / "b", limit=5) as narrow:
         granted(wide, NOON, 20)
@@ -252,6 +258,7 @@ def test_a_limit_that_shrinks_makes_everybody_wait_until_the_window_holds_less(t
 COUNTS = [(0, 0, 39), (9, 0, 39), (10, 0, 39), (25, 15, 24), (60, 50, 0)]
 
 
+@OVER_BOTH
 @pytest.mark.parametrize(("used", "elsewhere", "left"), COUNTS)
 def test_openrouters_count_adds_what_was_used_elsewhere_and_its_lag_takes_nothing_away(
     used: int, elsewhere: int, left: int
@@ -264,6 +271,7 @@ def test_openrouters_count_adds_what_was_used_elsewhere_and_its_lag_takes_nothin
         assert (use.elsewhere, use.left) == (elsewhere, left)
 
 
+@OVER_BOTH
 def test_what_is_reserved_and_not_yet_sent_is_not_in_openrouters_count() -> None:
     with book(limit=10) as one:
         granted(one, NOON, 15)
@@ -272,6 +280,7 @@ def test_what_is_reserved_and_not_yet_sent_is_not_in_openrouters_count() -> None
         assert (use.elsewhere, use.left) == (2, 33)
 
 
+@OVER_BOTH
 def test_a_new_day_forgets_what_was_used_elsewhere_and_keeps_the_limit() -> None:
     with book() as one:
         one.note_count("a", 50, 50, MIDNIGHT - 1)
@@ -279,6 +288,7 @@ def test_a_new_day_forgets_what_was_used_elsewhere_and_keeps_the_limit() -> None
         assert (use.today, use.elsewhere, use.day_limit, use.left) == (0, 0, 50, 50)
 
 
+@OVER_BOTH
 def test_accounts_do_not_count_each_others_requests() -> None:
     with book() as one:
         granted(one, NOON, 20)
@@ -295,6 +305,7 @@ def test_what_is_taken_and_left_is_the_same_through_every_door_to_one_file(tmp_p
         granted(second, NOON, longest_wait=0)
 
 
+@OVER_BOTH
 @pytest.mark.parametrize("year", [3000, 100_000])
 def test_a_stop_until_an_absurd_year_is_forgotten(year: int) -> None:
     with book() as one:
@@ -304,6 +315,7 @@ def test_a_stop_until_an_absurd_year_is_forgotten(year: int) -> None:
         assert one.use("a", NOON).left is None
 
 
+@OVER_BOTH
 def test_a_stop_until_midnight_leaves_nothing_today_and_everything_tomorrow() -> None:
     with book() as one:
         one.stop("a", next_midnight(NOON), daily=True)
@@ -311,6 +323,7 @@ def test_a_stop_until_midnight_leaves_nothing_today_and_everything_tomorrow() ->
         assert granted(one, next_midnight(NOON), longest_wait=0)
 
 
+@OVER_BOTH
 def test_a_clock_set_back_an_hour_keeps_nobody_waiting() -> None:
     with book() as one:
         granted(one, NOON, 20)
@@ -326,6 +339,7 @@ def test_old_days_are_forgotten(tmp_path: Path) -> None:
         assert peek.execute("SELECT count(*) FROM slots").fetchone() == (1,)
 
 
+@OVER_BOTH
 def test_a_minutes_stop_does_not_shorten_a_days() -> None:
     """Two requests in flight: one meets the day's limit, the other the minute's."""
     with book() as one:
@@ -334,6 +348,7 @@ def test_a_minutes_stop_does_not_shorten_a_days() -> None:
         assert refused(one, NOON + 20, longest_wait=55).daily
 
 
+@OVER_BOTH
 def test_a_minutes_stop_that_ends_after_midnight_holds() -> None:
     now = MIDNIGHT - 10
     with book() as one:
@@ -341,6 +356,7 @@ def test_a_minutes_stop_that_ends_after_midnight_holds() -> None:
         assert refused(one, now, longest_wait=20) == Refusal(50, daily=False, left=None)
 
 
+@OVER_BOTH
 def test_a_stop_noted_before_the_account_was_known_outlives_the_merge() -> None:
     with book() as one:
         one.note_count("a", 3, 50, NOON)  # by another key of the account
@@ -349,12 +365,14 @@ def test_a_stop_noted_before_the_account_was_known_outlives_the_merge() -> None:
         assert refused(one, NOON, longest_wait=55).daily
 
 
+@OVER_BOTH
 def test_a_clock_set_back_an_hour_does_not_lengthen_a_minutes_stop() -> None:
     with book() as one:
         one.stop("a", NOON + 50, daily=False)
         assert granted(one, NOON - 3600, longest_wait=WINDOW)
 
 
+@OVER_BOTH
 def test_a_clock_set_back_an_hour_after_a_busy_hour_keeps_nobody_waiting() -> None:
     with book() as one:
         for second in range(0, 3700, 61):
@@ -362,13 +380,15 @@ def test_a_clock_set_back_an_hour_after_a_busy_hour_keeps_nobody_waiting() -> No
         assert granted(one, NOON - 3600, longest_wait=WINDOW + 1)
 
 
+@OVER_BOTH
 def test_a_clock_set_back_an_hour_does_not_lengthen_a_cooldown() -> None:
     with book() as one:
-        cooldowns.cool(one, MODEL, NOON + 30, "no content")
+        one.cool([MODEL], NOON, shortest=30, hint=0, reason="no content")
         granted(one, NOON - 3600)
-        assert cooldowns.probe(one, [MODEL], NOON - 3600 + LONGEST + 1, NOON) == set()
+        assert one.probe([MODEL], NOON - 3600 + LONGEST + 1, NOON) == set()
 
 
+@OVER_BOTH
 def test_a_burst_over_midnight_does_not_overdraw_the_new_day() -> None:
     now = MIDNIGHT - 10
     with book() as one:
@@ -377,6 +397,7 @@ def test_a_burst_over_midnight_does_not_overdraw_the_new_day() -> None:
         refused(one, now, longest_wait=55)
 
 
+@OVER_BOTH
 def test_a_minutes_wait_that_ends_after_midnight_is_not_taken_for_the_days_limit() -> None:
     now = MIDNIGHT - 10
     with book() as one:
@@ -385,6 +406,7 @@ def test_a_minutes_wait_that_ends_after_midnight_is_not_taken_for_the_days_limit
         assert refused(one, now, longest_wait=20) == Refusal(WINDOW, daily=False, left=30)
 
 
+@OVER_BOTH
 def test_the_seconds_of_a_refused_bulk_are_when_all_of_it_could_be_sent() -> None:
     with book() as one:
         for second in range(20):
@@ -401,15 +423,16 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- models on cooldown ---------------------------------------------------------------------------------------------
 
 
+@OVER_BOTH
 def test_after_a_cooldown_one_caller_alone_tries_the_model(tmp_path: Path) -> None:
     with book(tmp_path / "b") as first, book(tmp_path / "b") as second:
-        cooldowns.cool(first, MODEL, NOON + 30, "no content")
-        assert cooldowns.probe(second, FIVE, NOON + 29, NOON + 59) == {MODEL}
-        assert cooldowns.probe(second, FIVE, NOON + 30, NOON + 60) == set()
-        assert cooldowns.probe(first, FIVE, NOON + 31, NOON + 61) == {MODEL}
-        cooldowns.recover(first, MODEL)
-        assert cooldowns.cooldowns(second) == {}
-        assert cooldowns.probe(second, FIVE, NOON + 32, NOON + 62) == set()
+        first.cool([MODEL], NOON, shortest=30, hint=0, reason="no content")
+        assert second.probe(FIVE, NOON + 29, NOON + 59) == {MODEL}
+        assert second.probe(FIVE, NOON + 30, NOON + 60) == set()
+        assert first.probe(FIVE, NOON + 31, NOON + 61) == {MODEL}
+        first.recover(MODEL)
+        assert second.look("a", NOON + 31).cooldowns == {}
+        assert second.probe(FIVE, NOON + 32, NOON + 62) == set()
 
 
 # failure, seconds of the first five cooldowns in a row
@@ -425,6 +448,7 @@ COOLING = {
 }
 
 
+@OVER_BOTH
 @pytest.mark.parametrize(("failure", "seconds"), COOLING.values(), ids=COOLING)
 async def test_a_model_is_left_alone_twice_as_long_for_each_failure_in_a_row(
     failure: OpenRouterMCPError, seconds: list[float | None]
@@ -439,6 +463,7 @@ async def test_a_model_is_left_alone_twice_as_long_for_each_failure_in_a_row(
             assert (await one.standing()).cooldowns == {}
 
 
+@OVER_BOTH
 async def test_of_several_callers_one_claims_the_model_whose_cooldown_ended(tmp_path: Path) -> None:
     word = Word()
     async with ledger(word, tmp_path) as first, ledger(word, tmp_path) as second:
@@ -480,13 +505,14 @@ class Word:
 async def ledger(
     word: Word, folder: Path | None = None, *, key: str = CANARY, limit: int = 20, window: float = WINDOW
 ) -> AsyncGenerator[Ledger]:
-    one = Ledger(key, folder, word.key, limit=limit, window=window, clock=word.at.clock)
+    one = Ledger(key, either_place(folder, word.at.clock), word.key, limit=limit, window=window, clock=word.at.clock)
     try:
         yield one
     finally:
         await one.aclose()
 
 
+@OVER_BOTH
 async def test_openrouter_is_asked_at_first_use_and_every_ten_minutes() -> None:
     async with ledger(word := Word()) as one:
         assert word.asked == 0
@@ -496,6 +522,7 @@ async def test_openrouter_is_asked_at_first_use_and_every_ten_minutes() -> None:
             assert word.asked == asked
 
 
+@OVER_BOTH
 @pytest.mark.parametrize(
     ("failure", "asked"),
     [
@@ -519,6 +546,7 @@ def _nothing() -> Generator[None]:
     yield
 
 
+@OVER_BOTH
 @pytest.mark.parametrize(("used", "asked_after"), [(43, [1, 1, 1]), (44, [1, 1, 2])])
 async def test_openrouter_is_asked_again_when_few_are_left_but_not_within_its_lag(
     used: int, asked_after: list[int]
@@ -534,6 +562,7 @@ async def test_openrouter_is_asked_again_when_few_are_left_but_not_within_its_la
         assert asked == asked_after
 
 
+@OVER_BOTH
 async def test_many_first_calls_at_once_ask_openrouter_once() -> None:
     async with ledger(word := Word()) as one, anyio.create_task_group() as group:
         for _ in range(10):
@@ -545,6 +574,7 @@ async def _reserve(one: Ledger) -> None:
     await one.reserve(longest_wait=0)
 
 
+@OVER_BOTH
 @pytest.mark.parametrize("is_failing", [True, False])
 async def test_an_allowance_that_openrouter_does_not_tell_is_unknown_and_the_minutes_limit_holds(
     is_failing: bool,
@@ -564,6 +594,7 @@ async def test_an_allowance_that_openrouter_does_not_tell_is_unknown_and_the_min
     assert standing.warning == ""
 
 
+@OVER_BOTH
 async def test_what_was_kept_under_the_key_is_the_accounts_once_it_is_known(tmp_path: Path) -> None:
     word = Word()
     word.failure = Network("Down.")
@@ -585,6 +616,7 @@ async def test_what_was_kept_under_the_key_is_the_accounts_once_it_is_known(tmp_
         assert (await later.standing()).use.left == 38
 
 
+@OVER_BOTH
 async def test_a_process_that_could_not_ask_follows_a_sibling_that_could(tmp_path: Path) -> None:
     silent, word = Word(), Word()
     silent.failure = Network("Down.")
@@ -595,6 +627,7 @@ async def test_a_process_that_could_not_ask_follows_a_sibling_that_could(tmp_pat
             await one.reserve(longest_wait=0)
 
 
+@OVER_BOTH
 async def test_the_time_that_asking_openrouter_takes_counts_as_waiting() -> None:
     async with ledger(word := Word()) as one:
         await one.reserve(20, longest_wait=0)
@@ -605,6 +638,7 @@ async def test_the_time_that_asking_openrouter_takes_counts_as_waiting() -> None
             await one.reserve(longest_wait=40)
 
 
+@OVER_BOTH
 async def test_a_clock_set_back_after_the_grant_does_not_lengthen_the_wait() -> None:
     async with ledger(word := Word()) as one:
         await one.reserve(20, longest_wait=0)
@@ -614,6 +648,7 @@ async def test_a_clock_set_back_after_the_grant_does_not_lengthen_the_wait() -> 
         assert one.wait_for(slot) <= 55
 
 
+@OVER_BOTH
 async def test_a_reservation_that_comes_too_late_is_refused_at_once_with_the_seconds() -> None:
     async with ledger(word := Word(used=30)) as one:
         await one.reserve(18, longest_wait=0, spare=2)
@@ -633,6 +668,7 @@ async def test_a_reservation_that_comes_too_late_is_refused_at_once_with_the_sec
 
 
 # failure, seconds that everybody waits for
+@OVER_BOTH
 @pytest.mark.parametrize(
     ("failure", "seconds"),
     [
@@ -848,9 +884,8 @@ async def test_a_disk_that_fills_up_in_the_middle_costs_the_shared_book_only(
     word = Word(limit=None)
     async with ledger(word, tmp_path, limit=1000) as one:
         slots = await one.reserve(longest_wait=0)
-        assert one._shelf._book is not None
-        (pages,) = one._shelf._book.db.execute("PRAGMA page_count").fetchone()
-        one._shelf._book.db.execute(f"PRAGMA max_page_count={pages}")
+        (pages,) = file_of(one).db.execute("PRAGMA page_count").fetchone()
+        file_of(one).db.execute(f"PRAGMA max_page_count={pages}")
         while not (await one.standing()).warning:
             slots += await one.reserve(longest_wait=0)
             assert len(slots) < 1000
@@ -1178,6 +1213,7 @@ async def test_a_clock_a_second_fast_at_midnight_does_not_lose_the_new_day(timed
     assert not is_error
 
 
+@OVER_BOTH
 async def test_openrouters_lag_never_gives_back_what_was_used() -> None:
     with book() as one:
         one.note_count("a", 30, 50, NOON)

@@ -16,9 +16,9 @@ from served import held_back
 from support import ERAS, SETTINGS, Time, ask, connected, opened, until
 
 from openrouter_mcp.errors import ModelBusy
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
-from openrouter_mcp.settings import Policy
 
 MIB = 1024 * 1024
 
@@ -541,6 +541,7 @@ async def test_a_list_has_the_batch_and_not_its_single_answers(sandbox: Picky, a
     assert f"{second['id']} | free models | complete, 1 of 2 answered, 1 failed | 1 s | Task 1." in text
 
 
+@pytest.mark.usefixtures("where")
 async def test_a_batch_is_its_callers_and_its_accounts_alone(sandbox: Picky, at: Time, tmp_path: Path) -> None:
     mine = replace(SETTINGS, state_dir=tmp_path)
     async with connected(sandbox, at=at, settings=mine) as client:

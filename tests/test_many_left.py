@@ -1,8 +1,8 @@
 """Batches that a server leaves: what stands in the next one's way for a while costs no prompt its answer."""
 
 import sqlite3
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AbstractContextManager, asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import anyio
 import pytest
 from mcp import Client
 from served import MODEL, Gate
-from support import SETTINGS, Time, ask, connected, fail_lists, until
+from support import SETTINGS, Time, ask, connected, fail_lists, file_of, until
 
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.promises import LEASE_S
+from openrouter_mcp.ledger.book import LEASE_S
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
 from openrouter_mcp.records import KeyInfo
 from openrouter_mcp.sandbox import Sandbox, faults
 from openrouter_mcp.writing import Waits
@@ -53,20 +54,26 @@ async def left(sandbox: Sandbox, folder: Path, answered: int) -> str:
     return str(record["id"])
 
 
-async def test_a_batch_that_one_took_while_another_waited_for_the_book_is_not_taken_from_it(tmp_path: Path) -> None:
-    at, looks = [1e9], []
-
-    def clock() -> float:
-        looks.append(shelved.db.in_transaction if (shelved := second._shelf._book) else False)
-        return at[0]
-
-    first = Ledger("key", tmp_path, _say_nothing, clock=lambda: at[0] + 0.5)  # looked a little later, was first
-    second = Ledger("key", tmp_path, _say_nothing, clock=clock)
+async def test_a_batch_that_one_took_while_another_waited_for_the_book_is_not_taken_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = [1e9]
+    first, second = (Ledger("key", tmp_path, _say_nothing, clock=lambda: at[0]) for _ in range(2))
     await second.standing()
-    assert await first.promises.take("batch-1", "first")
-    looks.clear()
+    await first.standing()
+    begin: Callable[..., AbstractContextManager[Any]] = SQLiteBook.transaction
+
+    @contextmanager
+    def waits(book: SQLiteBook, **more: Any) -> Generator[Any]:
+        """Five seconds in which the other was quicker."""
+        monkeypatch.undo()
+        at[0] += 5
+        assert file_of(first).take("key", "batch-1", "first", at[0])
+        with begin(book, **more) as db:
+            yield db
+
+    monkeypatch.setattr(SQLiteBook, "transaction", waits)
     assert not await second.promises.take("batch-1", "second")
-    assert all(looks)
     at[0] += LEASE_S + 1
     assert await second.promises.take("batch-1", "second")
     await first.aclose()

@@ -21,7 +21,7 @@ from budgets import TINY
 from processes import Upstream, initialize, receive, send, spawned, wait_until
 
 from openrouter_mcp.asking import SPARE
-from openrouter_mcp.ledger.promises import LEASE_S
+from openrouter_mcp.ledger.book import LEASE_S
 from openrouter_mcp.results import PAGE
 from openrouter_mcp.sandbox.chat import PATH
 

@@ -2,8 +2,8 @@
 
 import shutil
 import sqlite3
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +14,7 @@ import anyio.from_thread
 import pytest
 from budgets import TINY, booked, budget
 from calls import PATIENT, Clock, some_turns
+from engine import in_engine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -23,18 +24,21 @@ from pydantic import SecretStr
 from support import SETTINGS, Time, ask, opened, until
 from test_consent import Person
 
-from openrouter_mcp import plans
 from openrouter_mcp.app import App
-from openrouter_mcp.archive import Archive
+from openrouter_mcp.archive.entry import Archive
+from openrouter_mcp.archive.redis import RedisArchive
+from openrouter_mcp.archive.sqlite import SQLiteArchive
 from openrouter_mcp.callers import NOBODY
 from openrouter_mcp.chat import ChatRequest
-from openrouter_mcp.ledger import promises
-from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.engine import Engine
+from openrouter_mcp.ledger.book import LEASE_S
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
 from openrouter_mcp.plans import Plan, State
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Fault, Sandbox
 from openrouter_mcp.sandbox.models import catalogue, today
 from openrouter_mcp.server import build
-from openrouter_mcp.settings import Policy, Settings
+from openrouter_mcp.settings import Settings
 from openrouter_mcp.text import encodable
 from openrouter_mcp.transcript import Answer
 
@@ -62,6 +66,12 @@ def sandbox(at: Clock) -> Picky:
 def kept(tmp_path: Path) -> Settings:
     """Settings whose books lie in a folder of the test."""
     return replace(SETTINGS, state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def everywhere(where: str, kept: Settings) -> Settings:  # noqa: ARG001 - it sees to it
+    """The same, which keep answers in the folder or in an engine."""
+    return kept
 
 
 @asynccontextmanager
@@ -106,6 +116,18 @@ def as_killed(settings: Settings) -> Settings:
     snapshot = settings.state_dir.with_name("snapshot")
     shutil.copytree(settings.state_dir, snapshot)
     return replace(settings, state_dir=snapshot)
+
+
+@contextmanager
+def archive_of(settings: Settings, where: str) -> Generator[Archive]:
+    """What the servers keep."""
+    assert settings.state_dir is not None
+    if where:
+        with closing(Engine(where)) as engine:
+            yield RedisArchive(engine)
+    else:
+        with closing(SQLiteArchive(settings.state_dir / "answers.db")) as archive:
+            yield archive
 
 
 def sql(settings: Settings, file: str, statement: str, *values: object) -> list[Any]:
@@ -164,9 +186,9 @@ async def test_while_nobody_goes_on_the_list_says_so_and_nothing_answered_is_los
 
 
 async def test_what_another_server_answers_is_read_and_waited_for_here(
-    sandbox: Picky, at: Clock, kept: Settings
+    sandbox: Picky, at: Clock, everywhere: Settings
 ) -> None:
-    async with server(sandbox, at, kept) as (app, client), server(sandbox, at, kept) as (_, sibling):
+    async with server(sandbox, at, everywhere) as (app, client), server(sandbox, at, everywhere) as (_, sibling):
         record = await begun(sandbox, app, client, **FREE)
         id_ = record["id"]
         for tool in ("list_free_models", "check_credits", "read_answer"):
@@ -187,9 +209,9 @@ async def test_what_another_server_answers_is_read_and_waited_for_here(
     assert len(sandbox.chats) == 7
 
 
-async def test_of_two_servers_that_find_a_batch_one_goes_on(sandbox: Picky, at: Clock, kept: Settings) -> None:
-    id_ = await left_open(sandbox, at, kept)
-    async with server(sandbox, at, kept) as (_, client), server(sandbox, at, kept) as (_, sibling):
+async def test_of_two_servers_that_find_a_batch_one_goes_on(sandbox: Picky, at: Clock, everywhere: Settings) -> None:
+    id_ = await left_open(sandbox, at, everywhere)
+    async with server(sandbox, at, everywhere) as (_, client), server(sandbox, at, everywhere) as (_, sibling):
         async with anyio.create_task_group() as group:
             for one in (client, sibling) * 3:
                 group.start_soon(ask, one, "read_answer")
@@ -200,11 +222,12 @@ async def test_of_two_servers_that_find_a_batch_one_goes_on(sandbox: Picky, at: 
 
 
 async def test_a_batch_that_is_just_begun_is_not_taken_for_one_that_was_left(
-    sandbox: Picky, at: Clock, kept: Settings, monkeypatch: pytest.MonkeyPatch
+    sandbox: Picky, at: Clock, everywhere: Settings, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever looks for batches at the very moment at which this one is first seen on disk."""
-    save = plans.save
-    async with server(sandbox, at, kept) as (app, client), server(sandbox, at, kept) as (sibling, _):
+    """Whoever looks for batches at the very moment at which this one is first seen there."""
+    kind: type[Archive] = RedisArchive if where else SQLiteArchive
+    save = kind.save_plan
+    async with server(sandbox, at, everywhere) as (app, client), server(sandbox, at, everywhere) as (sibling, _):
 
         def save_and_be_seen(archive: Archive, plan: Plan) -> None:
             save(archive, plan)
@@ -212,7 +235,7 @@ async def test_a_batch_that_is_just_begun_is_not_taken_for_one_that_was_left(
                 anyio.from_thread.run_sync(one.batches.wake)
             anyio.from_thread.run(some_turns)
 
-        monkeypatch.setattr(plans, "save", save_and_be_seen)
+        monkeypatch.setattr(kind, "save_plan", save_and_be_seen)
         _, record, _ = await ask(client, "ask_many", **FREE)
         _, record, _ = await ended(client, record["id"])
         await some_turns()
@@ -271,13 +294,13 @@ async def test_an_answer_that_was_written_but_not_yet_noted_is_not_asked_again(
     assert asked(sandbox).count("Task 1.") == asked(sandbox).count("Task 2.") == 1
 
 
-async def test_a_batch_survives_one_server_after_another(sandbox: Picky, at: Clock, kept: Settings) -> None:
-    id_ = await left_open(sandbox, at, kept, prompts=tasks(12))
+async def test_a_batch_survives_one_server_after_another(sandbox: Picky, at: Clock, everywhere: Settings) -> None:
+    id_ = await left_open(sandbox, at, everywhere, prompts=tasks(12))
     for number in (3, 4, 5):
         at.now += 61
         sandbox.spoiled = dict.fromkeys(tasks(12, first=number + 1), STALLS)
         before = len(sandbox.chats)
-        async with server(sandbox, at, kept) as (_, client):
+        async with server(sandbox, at, everywhere) as (_, client):
             await ask(client, "read_answer")
             await until(lambda: sandbox.open_streams == 5)
             await some_turns()
@@ -290,19 +313,20 @@ async def test_a_batch_survives_one_server_after_another(sandbox: Picky, at: Clo
 
 @pytest.mark.parametrize("how", ["stopped", "done", "a day old"])
 async def test_what_is_stopped_done_or_too_old_is_left_alone(
-    sandbox: Picky, at: Clock, kept: Settings, how: str
+    sandbox: Picky, at: Clock, everywhere: Settings, where: str, how: str
 ) -> None:
     if how == "done":
-        async with server(sandbox, at, kept) as (_, client):
+        async with server(sandbox, at, everywhere) as (_, client):
             _, record, _ = await ask(client, "ask_many", **FREE)
             await ended(client, record["id"])
     else:
-        await left_open(sandbox, at, kept)
-    if how == "stopped":
-        sql(kept, "answers.db", "UPDATE plans SET state = 'stopped'")
+        id_ = await left_open(sandbox, at, everywhere)
+        if how == "stopped":
+            with archive_of(everywhere, where) as archive:
+                archive.settle(id_, State.STOPPED)
     at.now += 86_400 if how == "a day old" else 61
     before = len(sandbox.chats)
-    async with server(sandbox, at, kept) as (_, client):
+    async with server(sandbox, at, everywhere) as (_, client):
         for tool in ("read_answer", "list_free_models"):
             await ask(client, tool)
         await some_turns()
@@ -330,14 +354,16 @@ async def test_a_batch_that_waits_can_be_stopped(sandbox: Picky, at: Clock, kept
 # --- for whom ---------------------------------------------------------------------------------------------------------
 
 
-async def test_neither_another_caller_nor_another_account_goes_on(sandbox: Picky, at: Clock, kept: Settings) -> None:
-    id_ = await left_open(sandbox, at, kept)
+async def test_neither_another_caller_nor_another_account_goes_on(
+    sandbox: Picky, at: Clock, everywhere: Settings
+) -> None:
+    id_ = await left_open(sandbox, at, everywhere)
     stranger = Picky(at)
     stranger.account.user = "user_other"
     for settings_, upstream in (
-        (replace(kept, caller="http"), sandbox),
-        (replace(kept, key=SecretStr("sk-or-v1-anothers0123456789")), stranger),
-        (replace(kept, key=None), sandbox),
+        (replace(everywhere, caller="http"), sandbox),
+        (replace(everywhere, key=SecretStr("sk-or-v1-anothers0123456789")), stranger),
+        (replace(everywhere, key=None), sandbox),
     ):
         async with server(upstream, at, settings_) as (_, client):
             for tool, arguments in (("read_answer", {}), ("read_answer", {"id": id_}), ("list_free_models", {})):
@@ -346,9 +372,9 @@ async def test_neither_another_caller_nor_another_account_goes_on(sandbox: Picky
     assert (len(sandbox.chats), len(stranger.chats)) == (7, 0)
 
 
-async def test_another_key_of_the_account_goes_on(sandbox: Picky, at: Clock, kept: Settings) -> None:
-    id_ = await left_open(sandbox, at, kept)
-    async with server(sandbox, at, replace(kept, key=SecretStr("sk-or-v1-second0123456789"))) as (_, client):
+async def test_another_key_of_the_account_goes_on(sandbox: Picky, at: Clock, everywhere: Settings) -> None:
+    id_ = await left_open(sandbox, at, everywhere)
+    async with server(sandbox, at, replace(everywhere, key=SecretStr("sk-or-v1-second0123456789"))) as (_, client):
         await ask(client, "check_credits")  # by which it learns whose it is
         await ask(client, "read_answer", id=id_)
         _, record, _ = await ended(client, id_)
@@ -406,7 +432,10 @@ async def test_what_a_killed_server_held_is_free_again_but_for_what_it_sent(
         await until(lambda: len(sandbox.chats) > 7)
         _, record, _ = await ended(client, id_)
         assert record["answered"] == 9
-        assert await booked(app) == (bill + sandbox.bill - before, 5 * EACH)
+        assert await booked(app) == (
+            bill + sandbox.bill - before + 5 * EACH,
+            Decimal(0),
+        )  # what nobody knows counts in full
     assert sorted(asked(sandbox)) == sorted([*tasks(9), *tasks(5, first=3)])
 
 
@@ -576,22 +605,22 @@ PLANS = st.builds(
 
 
 @given(plan=PLANS, rows=st.dictionaries(st.integers(-2, 8), st.builds(Answer, id=TEXTS.map(encodable)), max_size=5))
-def test_a_plan_reads_as_it_was_written(plan: Plan, rows: dict[int, Answer]) -> None:
-    archive = Archive(":memory:")
-    plans.save(archive, plan)
-    plans.note(archive, plan.id, rows)
-    found = plans.find(archive, plan.id, ["owner"], plan.caller)
-    assert found is not None
-    assert (found.plan, found.state) == (plan, State.OPEN)
-    assert found.rows == {place: row for place, row in rows.items() if place in plan.places()}
-    assert plans.left_open(archive, ["owner"], plan.caller, -1.0) == [plan.id]
-    assert plans.find(archive, plan.id, ["another"], plan.caller) is None
-    assert plans.find(archive, plan.id, ["owner"], "another") is None
-    plans.settle(archive, plan.id, State.STOPPED)
-    plans.settle(archive, plan.id, State.DONE)
-    assert plans.is_stopped(archive, plan.id)
-    assert plans.left_open(archive, ["owner"], plan.caller, -1.0) == []
-    archive.close()
+def test_a_plan_reads_as_it_was_written(engine_url: str, plan: Plan, rows: dict[int, Answer]) -> None:
+    with closing(SQLiteArchive(":memory:")) as file, in_engine(engine_url) as engine:
+        for archive in (file, engine):
+            archive.save_plan(plan)
+            archive.note(plan.id, rows)
+            found = archive.find_plan(plan.id, ["owner"], plan.caller)
+            assert found is not None
+            assert (found.plan, found.state) == (plan, State.OPEN)
+            assert found.rows == {place: row for place, row in rows.items() if place in plan.places()}
+            assert archive.left_open(["owner"], plan.caller, -1.0) == [plan.id]
+            assert archive.find_plan(plan.id, ["another"], plan.caller) is None
+            assert archive.find_plan(plan.id, ["owner"], "another") is None
+            archive.settle(plan.id, State.STOPPED)
+            archive.settle(plan.id, State.DONE)
+            assert archive.is_stopped(plan.id)
+            assert archive.left_open(["owner"], plan.caller, -1.0) == []
 
 
 @given(prompts=st.lists(st.sampled_from("abc"), min_size=1, max_size=9))
@@ -613,7 +642,7 @@ class AnyOrder(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 20_000.0 * 86_400 + 43_200
-        self.book = Book(":memory:", limit=1000, window=61.0, ticks=lambda: 0.0)
+        self.book = SQLiteBook(":memory:", limit=1000, window=61.0, ticks=lambda: 0.0)
         self.book.note_count("key", 0, LIMIT, self.now)
         self.promised: dict[str, int] = {}
         self.leases: dict[str, tuple[str, float]] = {}
@@ -631,7 +660,7 @@ class AnyOrder(RuleBasedStateMachine):
         if batch in self.promised:
             return
         fits = LIMIT - SPARE - self.sent - sum(self.promised.values())
-        refused = promises._promise(self.book, "key", batch, requests, now=self.now, spare=SPARE, caller=NOBODY)
+        refused = self.book.promise("key", batch, requests, now=self.now, spare=SPARE, caller=NOBODY)
         assert (refused and refused.fits) == (None if requests <= max(0, fits) else max(0, fits))
         if refused is None:
             self.promised[batch] = requests
@@ -639,31 +668,31 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(batch=IDS, holder=HOLDERS)
     def take(self, batch: str, holder: str) -> None:
         mine = self._holder(batch) in (None, holder)
-        assert promises._take(self.book, "key", batch, holder, lambda: self.now) == mine
+        assert self.book.take("key", batch, holder, self.now) == mine
         if mine:
             self.promised.setdefault(batch, 0)
-            self.leases[batch] = (holder, self.now + promises.LEASE_S)
+            self.leases[batch] = (holder, self.now + LEASE_S)
 
     @rule(batch=IDS, holder=HOLDERS)
     def send_one(self, batch: str, holder: str) -> None:
         last = self.leases.get(batch, ("", 0.0))[0]
         rest = max(0, self.promised.get(batch, 0) - 1)
-        assert promises._renew(self.book, batch, holder, rest, self.now) == (last == holder)
+        assert self.book.renew(batch, holder, rest, self.now) == (last == holder)
         if last == holder:
-            self.leases[batch] = (holder, self.now + promises.LEASE_S)
+            self.leases[batch] = (holder, self.now + LEASE_S)
             if self.promised[batch]:
                 assert isinstance(self.book.reserve("key", 1, self.now, 0.0, 0), list)
                 self.promised[batch], self.sent = rest, self.sent + 1
 
     @rule(batch=IDS, holder=HOLDERS)
     def leave(self, batch: str, holder: str) -> None:
-        promises._leave(self.book, batch, holder)
+        self.book.leave(batch, holder)
         if self.leases.get(batch, ("", 0.0))[0] == holder:
             self.leases[batch] = (holder, 0.0)
 
     @rule(batch=IDS)
     def end(self, batch: str) -> None:
-        promises._end(self.book, batch)
+        self.book.end(batch)
         self.promised.pop(batch, None)
         self.leases.pop(batch, None)
 
@@ -674,7 +703,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def one_at_most_has_each(self) -> None:
         for batch in ("one", "two", "three"):
-            assert promises._is_leased(self.book, batch, self.now) == (self._holder(batch) is not None)
+            assert self.book.is_leased(batch, self.now) == (self._holder(batch) is not None)
 
     def _holder(self, batch: str) -> str | None:
         holder, until_ = self.leases.get(batch, ("", 0.0))

@@ -8,9 +8,10 @@ import pytest
 from budgets import budget
 from support import SETTINGS, ask, connected
 
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.models import LOUD, Row, model
-from openrouter_mcp.settings import Policy, Settings
+from openrouter_mcp.settings import Settings
 
 ODD = "acme/odd"
 PATH = f"/models/{ODD}/endpoints"

@@ -19,9 +19,9 @@ from openrouter_mcp import options
 from openrouter_mcp.chat import ChatRequest, chat_body
 from openrouter_mcp.errors import InvalidRequest
 from openrouter_mcp.options import MaxPrice, Options, Provider
+from openrouter_mcp.policy import Privacy
 from openrouter_mcp.pricing import most_prompt_tokens
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
-from openrouter_mcp.settings import Privacy
 
 SCHEMA = Path("/work/shared/openrouter-openapi.yaml")
 FREE = "globex/large:free"  # reasons and calls tools

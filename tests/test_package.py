@@ -40,7 +40,7 @@ def metadata(wheel: dict[str, bytes]) -> Message:
 
 def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -> None:
     """The embedded sandbox is of the package: `--sandbox` and `try` run on it."""
-    package = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py")}
+    package = {path.relative_to(ROOT).as_posix() for kind in ("py", "lua") for path in PACKAGE.rglob(f"*.{kind}")}
     assert "openrouter_mcp/sandbox/server.py" in package
     described = {f"{INFO}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     assert set(wheel) == package | {"openrouter_mcp/py.typed"} | described

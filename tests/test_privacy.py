@@ -9,8 +9,9 @@ from budgets import budget
 from mcp import Client
 from support import SETTINGS, ask, connected
 
+from openrouter_mcp.policy import Policy, Privacy
 from openrouter_mcp.sandbox import Sandbox, faults
-from openrouter_mcp.settings import Policy, Privacy, Settings
+from openrouter_mcp.settings import Settings
 
 FREE = ["globex/large:free", "hooli/thinker:free"]
 PAID = ["globex/large", "hooli/thinker"]

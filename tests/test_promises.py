@@ -10,8 +10,7 @@ from support import Time
 
 from openrouter_mcp.callers import Caller
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.money import Charge
-from openrouter_mcp.ledger.promises import LEASE_S
+from openrouter_mcp.ledger.book import LEASE_S, Charge
 from openrouter_mcp.ledger.slots import DAY_S, Refusal
 from openrouter_mcp.records import KeyInfo
 

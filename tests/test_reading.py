@@ -120,7 +120,7 @@ async def test_a_long_answer_is_read_page_by_page_without_all_of_it_being_copied
         text, record, _ = await here.ask()
         assert record["page"] == 1
         assert record["pages"] > 100
-        monkeypatch.setattr("openrouter_mcp.archive.Archive.text", None)  # all of it
+        monkeypatch.setattr("openrouter_mcp.archive.sqlite.SQLiteArchive.text", None)  # all of it
         found, id_, count = "", record["id"], record["pages"]
         for page in range(1, count + 1):
             text, record, _ = await here.read(id_, page=page)

@@ -19,7 +19,7 @@ from served import HASTY, MODEL, Served, held_back, says, served
 from support import CANARY, SETTINGS, Time, ask, until
 from test_consent import POLICY, Person, with_person
 
-from openrouter_mcp.archive import VERSION, Archive
+from openrouter_mcp.archive.sqlite import VERSION, SQLiteArchive
 from openrouter_mcp.errors import BadSetting
 from openrouter_mcp.ledger.allowance import _hash
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
@@ -34,6 +34,12 @@ TWO = [MODEL, "globex/large:free"]
 def kept(tmp_path: Path) -> Settings:
     """Settings that give an answer again for an hour, and keep it in a folder of the test."""
     return replace(HOUR, state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def everywhere(where: str, kept: Settings) -> Settings:  # noqa: ARG001 - it sees to it
+    """The same, which keep answers in the folder or in an engine."""
+    return kept
 
 
 def composed(parts: list[str]) -> Answer:
@@ -124,9 +130,11 @@ async def test_another_conversation_before_it_makes_it_another_question(sandbox:
 @pytest.mark.parametrize(
     "parts", [["word " * 9000], ["word " * 3000, "\n\n```\n", "code\n" * 6000, "```\n\nThat is it."]]
 )
-async def test_all_pages_of_a_long_answer_fit_together(sandbox: Sandbox, kept: Settings, parts: list[str]) -> None:
+async def test_all_pages_of_a_long_answer_fit_together(
+    sandbox: Sandbox, everywhere: Settings, parts: list[str]
+) -> None:
     sandbox.fail(says(*parts))
-    async with served(sandbox, settings=kept) as here:
+    async with served(sandbox, settings=everywhere) as here:
         await here.ask()
         text, record, _ = await here.ask()
         assert record["age_s"] == 0
@@ -137,7 +145,9 @@ async def test_all_pages_of_a_long_answer_fit_together(sandbox: Sandbox, kept: S
     assert "".join(pages) == "".join(parts).rstrip()
 
 
-async def test_a_page_that_was_cut_as_the_answer_came_is_cut_there_again(sandbox: Sandbox, kept: Settings) -> None:
+async def test_a_page_that_was_cut_as_the_answer_came_is_cut_there_again(
+    sandbox: Sandbox, everywhere: Settings
+) -> None:
     """A code fence looked short enough for a page of its own when the first page was cut; it is not."""
     parts = ["word\n" * 3600, "```\n", *["code " * 600] * 10, "\n```\n", "That is it."]
 
@@ -145,7 +155,7 @@ async def test_a_page_that_was_cut_as_the_answer_came_is_cut_there_again(sandbox
         list(next(iter(here.app.writing.running("").values())).draft.text)  # as somebody who reads along
 
     sandbox.sleep, sandbox.token_delay_s = slowly, 1.0
-    async with served(sandbox, settings=kept) as here:
+    async with served(sandbox, settings=everywhere) as here:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("openrouter_mcp.sandbox.chat.compose", lambda *_: composed(parts))
             await here.ask()
@@ -225,23 +235,25 @@ async def test_what_was_finished_after_the_deadline_is_given_again(sandbox: Sand
 # --- whose ------------------------------------------------------------------------------------------------------------
 
 
-async def test_no_other_account_gets_it_and_another_key_of_the_same_one_does(sandbox: Sandbox, kept: Settings) -> None:
-    other_key = replace(kept, key=SecretStr("sk-or-v1-" + "another0123456789"))
+async def test_no_other_account_gets_it_and_another_key_of_the_same_one_does(
+    sandbox: Sandbox, everywhere: Settings
+) -> None:
+    other_key = replace(everywhere, key=SecretStr("sk-or-v1-" + "another0123456789"))
     stranger = Sandbox()
     stranger.account.user = "user_stranger"
-    async with served(sandbox, settings=kept) as here:
+    async with served(sandbox, settings=everywhere) as here:
         assert await is_anew(here)
     async with served(stranger, settings=other_key) as there:
         assert await is_anew(there)
         assert not await is_anew(there)
-    async with served(sandbox, settings=replace(kept, key=SecretStr("sk-or-v1-" + "third0123456789"))) as here:
+    async with served(sandbox, settings=replace(everywhere, key=SecretStr("sk-or-v1-" + "third0123456789"))) as here:
         await here.ask("check_credits")  # by which it learns whose the key is
         assert not await is_anew(here)
 
 
-async def test_no_other_caller_gets_it(sandbox: Sandbox, kept: Settings) -> None:
-    over_http = replace(kept, caller="http")
-    async with served(sandbox, settings=kept) as here, served(sandbox, settings=over_http) as there:
+async def test_no_other_caller_gets_it(sandbox: Sandbox, everywhere: Settings) -> None:
+    over_http = replace(everywhere, caller="http")
+    async with served(sandbox, settings=everywhere) as here, served(sandbox, settings=over_http) as there:
         for one in (here, there):
             assert await is_anew(one)
             assert not await is_anew(one)
@@ -253,11 +265,11 @@ async def test_no_other_caller_gets_it(sandbox: Sandbox, kept: Settings) -> None
 # --- other processes --------------------------------------------------------------------------------------------------
 
 
-async def test_a_restarted_server_and_its_sibling_have_it_too(sandbox: Sandbox, kept: Settings) -> None:
-    async with served(sandbox, settings=kept) as here, served(sandbox, settings=kept) as sibling:
+async def test_a_restarted_server_and_its_sibling_have_it_too(sandbox: Sandbox, everywhere: Settings) -> None:
+    async with served(sandbox, settings=everywhere) as here, served(sandbox, settings=everywhere) as sibling:
         _, record, _ = await here.ask()
         _, beside, _ = await sibling.ask()
-    async with served(sandbox, settings=kept) as here:
+    async with served(sandbox, settings=everywhere) as here:
         text, after, _ = await here.ask()
     assert record["id"] == beside["id"] == after["id"]
     assert f"[sandbox] {MODEL} was asked: 'Why?'" in text
@@ -274,13 +286,13 @@ async def test_what_is_not_kept_on_disk_is_given_again_in_its_process_alone(sand
         assert await is_anew(here)
 
 
-async def test_of_several_whole_answers_the_latest_is_given_again(sandbox: Sandbox, kept: Settings) -> None:
+async def test_of_several_whole_answers_the_latest_is_given_again(sandbox: Sandbox, everywhere: Settings) -> None:
     at = Time()
-    async with served(sandbox, settings=replace(kept, repeat_s=0.0), at=at) as here:
+    async with served(sandbox, settings=replace(everywhere, repeat_s=0.0), at=at) as here:
         for _ in range(2):
             at.now += 100
             _, record, _ = await here.ask()
-    async with served(sandbox, settings=kept, at=at) as here:
+    async with served(sandbox, settings=everywhere, at=at) as here:
         _, again, _ = await here.ask()
     assert again["id"] == record["id"]
 
@@ -517,7 +529,7 @@ async def test_servers_that_find_a_file_of_version_1_at_once_all_bring_it_up_to_
     found: list[str] = []
 
     def open_it() -> None:
-        with closing(Archive(path)) as archive:
+        with closing(SQLiteArchive(path)) as archive:
             found.append(archive.text("before"))
 
     async with anyio.create_task_group() as group:

@@ -10,9 +10,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, PromptReference, ResourceTemplateReference, TextContent, TextResourceContents
 from support import CANARY, ERAS, SETTINGS, ask, connected
 
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Sandbox, faults
 from openrouter_mcp.sandbox.models import model
-from openrouter_mcp.settings import Policy
 
 ONE_MODEL = ResourceTemplateReference(uri="openrouter://models/{author}/{slug}")
 COMPARE = PromptReference(name="compare_models")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from support import CANARY
 
 from openrouter_mcp.errors import BadSetting
-from openrouter_mcp.settings import BASE_URL, LOOPBACK, OPENROUTER_HOSTS, Policy, Settings, load
+from openrouter_mcp.policy import Policy
+from openrouter_mcp.settings import BASE_URL, LOOPBACK, OPENROUTER_HOSTS, Settings, load
 
 ALLOW = {"OPENROUTER_MCP_ALLOW_CUSTOM_BASE_URL": "1"}
 

@@ -18,7 +18,7 @@ from mcp import Client
 from support import Time, ask, until
 
 from openrouter_mcp.app import open_app
-from openrouter_mcp.ledger import money
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
 from openrouter_mcp.reading import Timeouts
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.sandbox.transport import StreamingTransport
@@ -356,7 +356,7 @@ async def test_a_call_cancelled_before_anything_was_sent_holds_nothing(
 async def test_a_call_cancelled_while_its_money_is_being_reserved_gives_it_back(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tool: str, arguments: dict[str, Any]
 ) -> None:
-    reserved, cancel_came, hold = anyio.Event(), threading.Event(), money.hold
+    reserved, cancel_came, hold = anyio.Event(), threading.Event(), SQLiteBook.hold
 
     def hold_and_wait(*arguments: Any, **more: Any) -> Any:
         held = hold(*arguments, **more)
@@ -364,7 +364,7 @@ async def test_a_call_cancelled_while_its_money_is_being_reserved_gives_it_back(
         assert cancel_came.wait(5)
         return held
 
-    monkeypatch.setattr(money, "hold", hold_and_wait)
+    monkeypatch.setattr(SQLiteBook, "hold", hold_and_wait)
     async with served(sandbox) as (app, client):
         await cancelled(client, reserved, tool, arguments, cancel_came.set)
         with anyio.fail_after(5):

@@ -12,19 +12,22 @@ import anyio.lowlevel
 import pytest
 from budgets import TINY, budget, noon
 from calls import some_turns
+from engine import OVER_BOTH, either
 from hypothesis import given
 from hypothesis import strategies as st
 from many import AT_ONCE, tasks
 from mcp import Client
-from support import SETTINGS, Time, ask, opened, until
+from support import SETTINGS, Time, ask, file_of, opened, until
 from team import WAYS, caller, team
 from test_many_resumed import as_killed
 from test_sums import VERSION_3
 
 from openrouter_mcp.app import App
 from openrouter_mcp.callers import NOBODY, Caller
+from openrouter_mcp.ledger.book import Book
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of
-from openrouter_mcp.ledger.sqlite import VERSION, Book
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
+from openrouter_mcp.ledger.sqlite.schema import VERSION
 from openrouter_mcp.sandbox import Sandbox
 
 FREE = "acme/tiny:free"
@@ -49,7 +52,7 @@ def sandbox(at: Time) -> Sandbox:
 
 @contextmanager
 def book(path: Path | str = ":memory:", *, limit: int = 20) -> Generator[Book]:
-    with closing(Book(path, limit=limit, window=WINDOW, ticks=lambda: 0.0)) as opened_book:
+    with either(path, limit=limit, window=WINDOW) as opened_book:
         yield opened_book
 
 
@@ -225,9 +228,9 @@ async def test_a_batch_keeps_to_its_callers_minute_and_is_done_all_the_same(sand
 
 def moments(app: App, name: str) -> list[float]:
     """When the requests of `name` left, by the book in memory."""
-    found = app.ledger._shelf._book
-    assert found
-    return [at for (at,) in found.db.execute("SELECT at FROM slots WHERE caller = ? ORDER BY at", (name,))]
+    return [
+        at for (at,) in file_of(app.ledger).db.execute("SELECT at FROM slots WHERE caller = ? ORDER BY at", (name,))
+    ]
 
 
 # --- given back, and what is shown -----------------------------------------------------------------------------------
@@ -335,6 +338,7 @@ def test_who_is_put_off_to_the_next_day_keeps_to_its_share() -> None:
 
 
 def put(one: Book, made: float, *slots: tuple[Caller, float]) -> None:
+    assert isinstance(one, SQLiteBook)
     """What lies ahead after others gave back what came before."""
     rows = [("a", at, made, who.name) for who, at in slots]
     one.db.executemany("INSERT INTO slots (account, at, made, caller) VALUES (?, ?, ?, ?)", rows)
@@ -357,6 +361,7 @@ def test_a_key_that_gets_its_accounts_name_keeps_whose_its_slots_and_charges_are
     with book() as one:
         reserved(one, NOON, 2, caller=alice)
         reserved(one, NOON)
+        assert isinstance(one, SQLiteBook)
         one.db.execute("INSERT INTO slots (account, at, made, caller) VALUES ('user', ?, ?, 'alice')", (NOON, NOON))
         one.name("a", "user")
         refusal = one.reserve("a", 1, NOON, 0, 0, caller=alice)
@@ -493,6 +498,7 @@ def fits(who: Caller, moment: float, own: Sequence[float], everybody: Sequence[f
     )
 
 
+@OVER_BOTH
 @given(st.tuples(SHARES, SHARES, SHARES), st.integers(1, 5), st.lists(MOVES, max_size=25), st.sampled_from([5, 200]))
 def test_in_any_order_no_share_is_exceeded_and_nobody_waits_who_has_room(
     given_shares: tuple[dict[str, Any], ...], limit: int, moves: list[Move], before_midnight: int

@@ -12,9 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from openrouter_mcp.ledger import money
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.money import Charge, Closure, Spent
+from openrouter_mcp.ledger.book import MOST_INQUIRIES, Charge, Closure, Spent
 from openrouter_mcp.ledger.slots import DAY_S, day_of
 from openrouter_mcp.records import KeyInfo
 from openrouter_mcp.wire import Usage
@@ -68,6 +67,8 @@ class Money(RuleBasedStateMachine):
         self.seen: list[Closure] = []
         self.numbers = count(1)
         self.ledgers = [self.start(who) for who in range(3)]
+        for one in self.ledgers:  # on clocks of their own, and all of them alive
+            one.spending._holder = ""
 
     def start(self, who: int) -> Ledger:
         async def key() -> KeyInfo:
@@ -77,7 +78,7 @@ class Money(RuleBasedStateMachine):
             (row,) = (row for row in self.rows if row.generation == generation)
             row.asked += 1
             assert row.cost is None
-            assert row.asked <= money.MOST_INQUIRIES
+            assert row.asked <= MOST_INQUIRIES
             if generation not in self.told:
                 return None
             row.cost = self.told[generation]

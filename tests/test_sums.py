@@ -19,9 +19,10 @@ from support import SETTINGS, Time, ask, connected, opened
 from openrouter_mcp.app import App
 from openrouter_mcp.choice import Health
 from openrouter_mcp.errors import ModelBusy
-from openrouter_mcp.ledger import sums
 from openrouter_mcp.ledger.slots import DAY_S, day_of
-from openrouter_mcp.ledger.sqlite import VERSION, Book
+from openrouter_mcp.ledger.sqlite import sums
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
+from openrouter_mcp.ledger.sqlite.schema import VERSION
 from openrouter_mcp.ledger.sums import Sum
 from openrouter_mcp.sandbox import Fault, Sandbox, faults
 from openrouter_mcp.server import build
@@ -222,13 +223,13 @@ ATTODOLLARS = st.integers(0, 2 * 10**27).map(lambda amount: Decimal(amount).scal
 @given(st.lists(ATTODOLLARS, max_size=40), st.randoms())
 @example([Decimal(2 * 10**27 - 1).scaleb(-18)] * 40, random.Random(5))  # more digits than Decimal keeps by itself
 def test_a_sum_is_exact_in_any_order(costs: list[Decimal], chance: random.Random) -> None:
-    with closing(Book(":memory:", limit=20, window=61.0)) as book:
+    with closing(SQLiteBook(":memory:", limit=20, window=61.0)) as book:
         for order in range(2):
             for cost in costs:
                 with book.transaction() as db:
                     sums.add(db, (20_000, str(order), TINY, ""), Sum(cost=cost))
             chance.shuffle(costs)
-        found = [sums.month(book.db, str(order), 20_000.5 * DAY_S, None).today for order in range(2)]
+        found = [book.month(str(order), 20_000.5 * DAY_S, None).today for order in range(2)]
     assert found[0] == found[1]
     if costs:
         assert Fraction(found[0][TINY].cost or 0) == sum(map(Fraction, costs))

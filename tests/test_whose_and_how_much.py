@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from support import SETTINGS, ask, connected
 
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.sandbox import Fault, Sandbox
-from openrouter_mcp.settings import Policy
 
 
 async def test_over_http_nobody_reads_lists_or_continues_what_was_asked_over_stdio(

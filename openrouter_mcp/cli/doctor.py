@@ -2,14 +2,13 @@
 
 import sys
 from functools import partial
-from pathlib import Path
 
 import anyio
 
 from openrouter_mcp.cli import checks, probes, report
 from openrouter_mcp.cli.opening import opened
 from openrouter_mcp.cli.report import Finding, Level, ok, problem, warning
-from openrouter_mcp.ledger.money import Closure
+from openrouter_mcp.ledger.book import Closure
 from openrouter_mcp.settings import Settings
 
 _WORD = "reopen"
@@ -72,7 +71,7 @@ async def _examine(
         free = await probes.allowance(app)
         for finding in [
             free,
-            *probes.money(await app.guard.budget(), app.ledger.spending.set_aside),
+            *probes.money(await app.guard.budget(), await app.ledger.spending.doubts()),
             *await probes.folders(app),
         ]:
             tell(finding)
@@ -93,10 +92,10 @@ async def _examine(
 
 def _acknowledge(settings: Settings, *, sandbox: bool) -> int:
     """Open the guard again, for a person at a terminal who types the word: an agent has no business here."""
-    findings, closures, books, unusable = anyio.run(partial(_look, settings, sandbox=sandbox))
+    findings, closures, doubts, unusable = anyio.run(partial(_look, settings, sandbox=sandbox))
     for finding in findings:
         report.show(finding)
-    if unusable or not (closures or books):
+    if unusable or not (closures or doubts):
         print("That book must be usable first." if unusable else "There is nothing to acknowledge.")
         return 1 if unusable else 0
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -106,25 +105,25 @@ def _acknowledge(settings: Settings, *, sandbox: bool) -> int:
     if sys.stdin.readline().strip() != _WORD:
         print("Nothing was changed.")
         return 1
-    if anyio.run(partial(_reopen, settings, closures, books, sandbox=sandbox)):
+    if anyio.run(partial(_reopen, settings, closures, doubts, sandbox=sandbox)):
         print("The guard is open.")
         return 0
     print("Something else has closed the guard meanwhile: look again.")
     return 1
 
 
-async def _look(settings: Settings, *, sandbox: bool) -> tuple[list[Finding], list[Closure], list[Path], str]:
-    """What keeps requests from being sent: as findings, closures, books set aside, a warning about the book."""
+async def _look(settings: Settings, *, sandbox: bool) -> tuple[list[Finding], list[Closure], list[str], str]:
+    """What keeps requests from being sent: as findings, closures, doubts about the money, a warning about the book."""
     async with opened(settings, sandbox=sandbox) as app:
-        budget, books = await app.guard.budget(), app.ledger.spending.set_aside
+        budget, doubts = await app.guard.budget(), await app.ledger.spending.doubts()
         warned = (await app.ledger.standing()).warning
-        found = [*probes.money(budget, books), *([problem("state", warned)] if warned else [])]
-        return found, list(budget.closures), books, warned
+        found = [*probes.money(budget, doubts), *([problem("state", warned)] if warned else [])]
+        return found, list(budget.closures), doubts, warned
 
 
-async def _reopen(settings: Settings, closures: list[Closure], books: list[Path], *, sandbox: bool) -> bool:
+async def _reopen(settings: Settings, closures: list[Closure], doubts: list[str], *, sandbox: bool) -> bool:
     """Clear what was shown; whether that was all."""
     async with opened(settings, sandbox=sandbox) as app:
         spending = app.ledger.spending
-        await spending.acknowledge(closures, books)
-        return not (await spending.closures() or spending.set_aside)
+        await spending.acknowledge(closures, doubts)
+        return not (await spending.closures() or await spending.doubts())

@@ -15,6 +15,7 @@ from openrouter_mcp.environment import UNWRITABLE
 
 PROGRAM = "openrouter-mcp"
 KEY, KEY_FILE = "OPENROUTER_API_KEY", "OPENROUTER_API_KEY_FILE"
+STATE_URL = "OPENROUTER_MCP_STATE_URL"  # what it names takes an extra
 PLACEHOLDER = "sk-or-v1-your-key"
 _STRANGER = (
     f"The name {PROGRAM} on the public index belongs to somebody else's package, which would be handed your key. Name "
@@ -47,6 +48,8 @@ def entry(source: str, key: Mapping[str, str], settings: Mapping[str, str], *, s
     Raises:
         CannotConfigure: when uvx is not found, or something cannot be written into a file.
     """
+    if STATE_URL in settings and "[" not in source:
+        source = f"{PROGRAM}[redis] @ {source if '://' in source else Path(source).as_uri()}"
     command, arguments = _uvx(), ["--from", source, PROGRAM, *(["--sandbox"] if sandbox else [])]
     # Clients give a server some ten seconds to start; what is compiled once starts in half of its time.
     env = {**({} if sandbox else key), "UV_COMPILE_BYTECODE": "1", **settings}

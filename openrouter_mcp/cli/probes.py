@@ -17,16 +17,17 @@ from mcp import Client
 from mcp_types import TextContent
 
 from openrouter_mcp.app import App
-from openrouter_mcp.archive import VERSION as ANSWERS_VERSION
-from openrouter_mcp.archive import Archive
+from openrouter_mcp.archive.redis import RedisArchive
+from openrouter_mcp.archive.sqlite import VERSION as ANSWERS_VERSION
+from openrouter_mcp.archive.sqlite import SQLiteArchive
 from openrouter_mcp.budget import Budget
 from openrouter_mcp.callers import Caller
 from openrouter_mcp.cli.report import Finding, Level, ok, problem, warning
 from openrouter_mcp.errors import BadKey, NoKey, OpenRouterMCPError, Outcome, UnusableBook
 from openrouter_mcp.keeping import FILE as ANSWERS
-from openrouter_mcp.ledger.money import Closure
+from openrouter_mcp.ledger.book import Closure
 from openrouter_mcp.ledger.place import private_file
-from openrouter_mcp.ledger.sqlite import VERSION as BOOK_VERSION
+from openrouter_mcp.ledger.sqlite.schema import VERSION as BOOK_VERSION
 from openrouter_mcp.render.key import limits, said
 from openrouter_mcp.server import build
 from openrouter_mcp.text import mapping, one_line, usd
@@ -133,12 +134,12 @@ async def allowance(app: App) -> Finding:
     return warning("free", f"{told}. Free models do not answer before.") if standing.use.left == 0 else ok("free", told)
 
 
-def money(budget: Budget, books: Sequence[Path]) -> list[Finding]:
-    """The budget, and the guard: each reason why it is closed, and the `books` that broke."""
+def money(budget: Budget, doubts: Sequence[str]) -> list[Finding]:
+    """The budget, and the guard: each reason why it is closed, and `doubts` about what was spent."""
     text = f"{usd(budget.left)} of {usd(budget.daily)} left today, {usd(budget.call)} a call"
     spent = budget.daily and not budget.left
     found = [warning("budget", f"{text}. The day ends at 00:00 UTC.") if spent else ok("budget", text)]
-    why = [*map(_closed, budget.closures), *map(_broken, books)]
+    why = [*map(_closed, budget.closures), *map(_doubtful, doubts)]
     return [*found, *(why or [ok("guard", "open")])]
 
 
@@ -147,8 +148,8 @@ def _closed(closure: Closure) -> Finding:
     return problem("guard", f"CLOSED since {since}: {one_line(closure.reason)}. {_REOPEN}")
 
 
-def _broken(book: Path) -> Finding:
-    text = f"CLOSED to what costs: {book} broke and was set aside; what was spent that day is not known"
+def _doubtful(doubt: str) -> Finding:
+    text = f"CLOSED to what costs: {doubt}; what was spent that day is not known"
     return problem("guard", f"{text}. {_REOPEN}")
 
 
@@ -168,6 +169,11 @@ async def _book(app: App) -> Finding:
     standing, folder = await app.ledger.standing(), app.settings.state_dir
     if standing.warning:
         return problem("state", standing.warning)
+    if app.engine:
+        told = "; ".join(app.engine.told)
+        return (
+            warning("state", f"{app.engine.name}: {told}.") if told else ok("state", f"{app.engine.name} can be used")
+        )
     return ok("state", f"{folder}: the book can be used, version {BOOK_VERSION}" if folder else _IN_MEMORY)
 
 
@@ -175,19 +181,20 @@ _IN_MEMORY = "nothing is kept on disk"
 
 
 def _answers(app: App) -> Finding:
-    folder = app.settings.state_dir
-    if folder is None or not app.settings.keep_answers:
+    place = app.engine or app.settings.state_dir
+    if place is None or not app.settings.keep_answers:
         return ok("answers", _IN_MEMORY)
+    name = str(place / ANSWERS) if isinstance(place, Path) else place.name
     try:
-        archive = Archive(private_file(folder, ANSWERS))
+        archive = SQLiteArchive(private_file(place, ANSWERS)) if isinstance(place, Path) else RedisArchive(place)
         try:
             count = archive.count()
         finally:
             archive.close()
     except (OSError, sqlite3.Error, UnusableBook) as error:
         why = error.text if isinstance(error, UnusableBook) else f"{type(error).__name__}: {one_line(str(error))}"
-        return warning("answers", f"{folder / ANSWERS} cannot be used ({why}): answers are kept in memory only.")
-    return ok("answers", f"{count} kept in {folder / ANSWERS}, version {ANSWERS_VERSION}")
+        return warning("answers", f"{name} cannot be used ({why}): answers are kept in memory only.")
+    return ok("answers", f"{count} kept in {name}, version {ANSWERS_VERSION}")
 
 
 def _cache(app: App) -> Finding:

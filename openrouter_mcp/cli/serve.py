@@ -57,7 +57,8 @@ async def serve(
         allow_many()
         async with opened(settings, sandbox=sandbox) as app:
             server = build(app, state_key=access.state_key)
-            web = web_app(server, host=host, port=port, transports=offered, access=access)
+            is_alone = settings.state_url is None
+            web = web_app(server, host=host, port=port, transports=offered, access=access, keeps_sessions=is_alone)
             stoppable = _stoppable(web, server)
             paths = " and ".join(
                 path for name, path in zip(TRANSPORTS, ("/mcp", "/sse"), strict=True) if name in offered

@@ -9,9 +9,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 
 from openrouter_mcp.callers import NOBODY, Caller
 from openrouter_mcp.choice import Seen
@@ -24,17 +24,19 @@ from openrouter_mcp.errors import (
     OpenRouterMCPError,
     Outcome,
 )
-from openrouter_mcp.ledger import cooldowns, shares, sums
+from openrouter_mcp.ledger.book import LONGEST_MINUTE_STOP_S, Book
 from openrouter_mcp.ledger.promises import Promises
 from openrouter_mcp.ledger.seals import Seals
 from openrouter_mcp.ledger.shelf import Shelf
 from openrouter_mcp.ledger.slots import NEW_DAY_S, Refusal, Slot, day_of, next_midnight, too_late
 from openrouter_mcp.ledger.spending import Spending
-from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.ledger.standing import Standing
 from openrouter_mcp.ledger.sums import Ended, Month
 from openrouter_mcp.records import KeyInfo
 from openrouter_mcp.wire import Usage
+
+if TYPE_CHECKING:
+    from openrouter_mcp.engine import Engine  # whose library few have
 
 PER_MINUTE = 20
 WINDOW_S = 61.0  # a second more than OpenRouter's, for the ways of different length
@@ -43,10 +45,8 @@ _COUNT_AGE_S = 600.0
 _LONGEST_READ_S = 5.0  # a call waits no longer to learn what is left
 _LAG_S = 60.0  # OpenRouter's own count may be this late
 _FEW = 5
-_LONGEST_MINUTE_STOP_S = 90.0
 # After a failure a model is left alone for so long, doubled for each further one in a row.
 _COOL_S = {Outcome.POOL_LIMIT: 30.0, Outcome.FAILED: 15.0, Outcome.LOST: 15.0, Outcome.EMPTY: 15.0}
-_LONGEST_COOL_S = 600.0
 _PROBE_S = 30.0
 
 
@@ -55,7 +55,8 @@ async def _nobody_knows(_: str) -> Usage | None:
 
 
 class Ledger:
-    """The books of the account that `key` belongs to, in `folder`; without a folder, of this process alone.
+    """The books of the account that `key` belongs to, in the folder or on the engine at `place`; without one, of this
+    process alone.
 
     `read_key` asks OpenRouter about the key, `inquire` what a generation cost; `clock` gives epoch seconds; `limit`
     requests in any `window` seconds. `spending` is the money, `promises` what batches still need, `seals` which
@@ -65,7 +66,7 @@ class Ledger:
     def __init__(
         self,
         key: str,
-        folder: Path | None,
+        place: "Path | Engine | None",
         read_key: Callable[[], Awaitable[KeyInfo]],
         *,
         limit: int = PER_MINUTE,
@@ -78,11 +79,11 @@ class Ledger:
         self._read_key = read_key
         self._limit = limit
         self._window = window
-        self._clock = clock
-        self._shelf = Shelf(folder, limit=limit, window=window, clock=clock)
-        self.promises = Promises(self._key, self._shelf, clock=clock)
-        self.spending = Spending(self._key, self._shelf, inquire, clock=clock)
-        self.seals = Seals(self._shelf, clock=clock)
+        self._shelf = Shelf(place, limit=limit, window=window, clock=clock)
+        self.now = self._shelf.now
+        self.promises = Promises(self._key, self._shelf)
+        self.spending = Spending(self._key, self._shelf, inquire)
+        self.seals = Seals(self._shelf)
         self._read_at = float("-inf")
         self._must_read = False
         self._last: Standing | None = None
@@ -92,10 +93,14 @@ class Ledger:
         """Close the book."""
         await self._shelf.aclose()
 
+    async def mend(self) -> None:
+        """Write down what was to be while the engine was away, if it is back."""
+        await self._shelf.mend()
+
     async def owners(self) -> tuple[str, ...]:
         """By what the account goes: its own name as far as it is known (a new book does not know it yet), the key's."""
         mine = (_hash(self._user),) if self._user else ()
-        return await self._shelf.use(lambda book: (*mine, book.account(book.db, self._key), self._key))
+        return await self._shelf.use(lambda book: (*mine, book.account(self._key), self._key))
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
@@ -107,15 +112,16 @@ class Ledger:
 
         Raises:
             MinuteQuota, DailyQuota: at once, with the seconds, when they would come too late.
+            BooksAway: when nobody can say.
         """
-        started = self._clock()
+        started = self.now()
         await self.refresh()
 
         def reserve(book: Book) -> list[Slot] | Refusal:
-            now = self._clock()  # not before the book is ours: others may have kept it for a while
+            now = self.now()  # not before the book is ours: others may have kept it for a while
             return book.reserve(self._key, count, now, longest_wait - max(0.0, now - started), spare, caller=caller)
 
-        granted = await self._shelf.use(reserve)
+        granted = await self._shelf.need(reserve)
         if isinstance(granted, Refusal):
             refused = too_late(granted, count, self._shelf.per_minute)
             refused.allowance = str(await self.standing())
@@ -125,14 +131,13 @@ class Ledger:
     async def give_back(self, slots: Sequence[Slot]) -> None:
         """What was never sent does not count; done even for a caller that is being cancelled."""
         with anyio.CancelScope(shield=True):
-            mine = [slot for slot in slots if self._shelf.holds(slot)]
-            if mine:
-                await self._shelf.use(Book.give_back, mine)
+            for slot in slots:
+                await self._shelf.note(lambda book, slot=slot: book.give_back([slot]), slot)  # type: ignore[misc]
 
     async def missed(self, slot: Slot) -> bool:
         """Whether `slot`, whose moment has come, may not be used: that moment is past already, or OpenRouter has met
         somebody with a limit since it was granted."""
-        if self._clock() - slot.at > _LATE_S:
+        if self.now() - slot.at > _LATE_S:
             return True
         if slot.wait <= 0.0:
             return False
@@ -141,13 +146,11 @@ class Ledger:
 
     async def left_of_share(self, caller: Caller) -> int | None:
         """How many of today's free requests are left of the caller's share; None when the day has none."""
-        return await self._shelf.use(
-            lambda book: shares.left_today(book.db, book.account(book.db, self._key), caller, self._clock())
-        )
+        return await self._shelf.use(lambda book: book.share_left(self._key, caller, self.now()))
 
     def wait_for(self, slot: Slot) -> float:
         """Seconds until `slot` may be used; no more than when it was granted, whatever the clock did since."""
-        return min(slot.wait, max(0.0, slot.at - self._clock()))
+        return min(slot.wait, max(0.0, slot.at - self.now()))
 
     async def standing(self) -> Standing:
         """What is used and left, without asking OpenRouter."""
@@ -159,15 +162,16 @@ class Ledger:
         return Seen() if self._last is None else self._last.seen
 
     def _look(self, book: Book) -> Standing:
-        now = self._clock()
-        use, cooling = book.use(self._key, now), cooldowns.cooldowns(book)
+        now = self.now()
+        look = book.look(self._key, now)
         self._last = Standing(
-            use=use,
+            use=look.use,
             per_minute=self._shelf.per_minute,
             now=now,
-            cooldowns={model: cooldown for model, cooldown in cooling.items() if cooldown.until > now},
+            cooldowns={model: cooldown for model, cooldown in look.cooldowns.items() if cooldown.until > now},
             warning=self._shelf.warning,
-            health=sums.health(book.db, book.account(book.db, self._key), now),
+            health=look.health,
+            is_away=self._shelf.is_away,
         )
         return self._last
 
@@ -175,32 +179,28 @@ class Ledger:
 
     async def failed(self, models: Sequence[str], failure: OpenRouterMCPError) -> None:
         """Note for everybody what `failure` says about the account, or about the `models` that were asked."""
-        now = self._clock()
+        now = self.now()
         if isinstance(failure, DailyQuota):
             self._must_read = True
             # A clock a little fast meets yesterday's limit today: OpenRouter's own reset is the truer end.
             until = next_midnight(now) if failure.hint_s is None else min(next_midnight(now), now + failure.hint_s)
-            await self._shelf.use(Book.stop, self._key, until + NEW_DAY_S, daily=True)
+            await self._shelf.note(lambda book: book.stop(self._key, until + NEW_DAY_S, daily=True))
         elif isinstance(failure, MinuteQuota):
             self._must_read = True
             pause = self._window if failure.hint_s is None else failure.hint_s
-            await self._shelf.use(Book.stop, self._key, now + min(pause, _LONGEST_MINUTE_STOP_S), daily=False)
+            stop = now + min(pause, LONGEST_MINUTE_STOP_S)
+            await self._shelf.note(lambda book: book.stop(self._key, stop, daily=False))
         elif shortest := _COOL_S.get(failure.outcome):
-
-            def cool(book: Book) -> None:
-                before = cooldowns.cooldowns(book)
-                for model in models:
-                    failures = before[model].failures if model in before else 0
-                    pause = max(failure.hint_s or 0.0, shortest * 2.0 ** min(failures, 10))
-                    cooldowns.cool(book, model, now + min(pause, _LONGEST_COOL_S), _reason(failure))
-
-            await self._shelf.use(cool)
+            hint = failure.hint_s or 0.0
+            await self._shelf.note(
+                lambda book: book.cool(models, now, shortest=shortest, hint=hint, reason=_reason(failure))
+            )
 
     async def answered(self, models: Sequence[str], served: str) -> Standing:
         """Of the `models` asked, the one that `served` works, by whatever name it calls itself; and what is left."""
 
         def recover_and_look(book: Book) -> Standing:
-            cooldowns.recover(book, models[0] if len(models) == 1 else served)
+            book.recover(models[0] if len(models) == 1 else served)
             return self._look(book)
 
         return await self._shelf.use(recover_and_look)
@@ -208,23 +208,18 @@ class Ledger:
     async def ended(self, ended: Ended, slot: Slot | None) -> None:
         """Count a request for which no money was held, on the day of its `slot`."""
 
-        def count(book: Book) -> None:
-            with book.transaction() as db:
-                sums.count(db, day_of(slot.at if slot else self._clock()), book.account(db, self._key), ended)
-
-        await self._shelf.use(count)
+        day = day_of(slot.at if slot else self.now())
+        await self._shelf.note(lambda book: book.count(self._key, day, ended))
 
     async def month(self, caller: str | None = None) -> Month:
         """What each model was asked, wrote and cost in this UTC month and today, for `caller` or for all."""
-        return await self._shelf.use(
-            lambda book: sums.month(book.db, book.account(book.db, self._key), self._clock(), caller)
-        )
+        return await self._shelf.use(lambda book: book.month(self._key, self.now(), caller))
 
     async def claim(self, models: Sequence[str]) -> list[str]:
         """Of `models`, those this caller may choose now. One whose cooldown just ended goes to one caller alone, as a
         trial; the others leave it until it has answered."""
-        now = self._clock()
-        avoided = await self._shelf.use(cooldowns.probe, models, now, now + _PROBE_S)
+        now = self.now()
+        avoided = await self._shelf.use(lambda book: book.probe(models, now, now + _PROBE_S))
         return [model for model in models if model not in avoided]
 
     # --- OpenRouter's own count ---------------------------------------------------------------------------------------
@@ -239,12 +234,12 @@ class Ledger:
                 await self._read_count()
 
     async def _is_due(self) -> bool:
-        age = self._clock() - self._read_at
+        age = self.now() - self._read_at
         if self._must_read or not 0.0 <= age < _COUNT_AGE_S:
             return True
         if age < _LAG_S:
             return False
-        left = (await self._shelf.use(Book.use, self._key, self._clock())).left
+        left = (await self._shelf.use(lambda book: book.use(self._key, self.now()))).left
         return left is not None and left <= _FEW
 
     async def _read_count(self) -> None:
@@ -252,7 +247,7 @@ class Ledger:
         # An allowance that cannot be read is unknown; the minute's limit holds without it.
         with anyio.move_on_after(_LONGEST_READ_S), suppress(OpenRouterMCPError):
             await self.read_key()
-        self._read_at = self._clock()  # not before: who comes meanwhile waits for the answer too
+        self._read_at = self.now()  # not before: who comes meanwhile waits for the answer too
 
     async def read_key(self) -> KeyInfo:
         """Ask OpenRouter about the key, and note whose it is and what is left.
@@ -261,13 +256,15 @@ class Ledger:
             OpenRouterMCPError: when it does not say.
         """
         info = await self._read_key()
-        now = self._clock()
+        now = self.now()
         self._read_at = now
         if info.creator_user_id and self._user != info.creator_user_id:
-            await self._shelf.use(Book.name, self._key, _hash(info.creator_user_id))
+            user = _hash(info.creator_user_id)
+            await self._shelf.note(lambda book: book.name(self._key, user))
             self._user = info.creator_user_id
         if free := info.free_model_daily_requests:
-            await self._shelf.use(Book.note_count, self._key, free.used, free.limit, now)
+            used, limit = free.used, free.limit
+            await self._shelf.note(lambda book: book.note_count(self._key, used, limit, now))
         return info
 
     async def try_read_key(self) -> tuple[KeyInfo, str]:

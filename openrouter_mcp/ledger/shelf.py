@@ -1,46 +1,79 @@
-"""Where the book is kept: off the event loop; where the shared one cannot be used, a book of this process alone."""
+"""Where the book is kept: off the event loop; where the shared one cannot be used, a book of this process alone.
+
+A broken file is given up until the server is restarted. An engine that is away is tried again: what was to be written
+down meanwhile is written when it is back.
+"""
 
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import anyio.to_thread
 
-from openrouter_mcp.errors import UnusableBook
-from openrouter_mcp.ledger.money import Charge
+from openrouter_mcp.errors import EngineAway, UnusableBook
+from openrouter_mcp.ledger.book import Book, Charge
 from openrouter_mcp.ledger.place import private_file
 from openrouter_mcp.ledger.slots import Slot
-from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.ledger.sqlite.book import BROKEN, SQLiteBook
+from openrouter_mcp.refusals import BooksAway
+from openrouter_mcp.text import time_of_day
+
+if TYPE_CHECKING:
+    from openrouter_mcp.engine import Engine  # whose library few have
 
 ALONE_PER_MINUTE = 5  # without a usable book nobody knows what the others send
 _ALONE_WINDOW_S = 61.0
 _BOOK = "ledger.db"
-_BROKEN, _SEEN = ".broken-", ".acknowledged-"
 
-P = ParamSpec("P")
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
 class Shelf:
-    """The book in `folder`, or without one of this process alone. `warning` says why the shared one cannot be used."""
+    """The book in the folder or on the engine at `place`; without one, of this process alone. `clock` gives epoch
+    seconds."""
 
-    def __init__(self, folder: Path | None, *, limit: int, window: float, clock: Callable[[], float]) -> None:
-        self.warning = ""
-        self._folder = folder
+    def __init__(self, place: "Path | Engine | None", *, limit: int, window: float, clock: Callable[[], float]) -> None:
+        self._folder = place if isinstance(place, Path) else None
+        self._engine = None if isinstance(place, Path) else place
+        self._goes_on_alone = self._engine is not None and self._engine.is_spared
         self._limit = limit
         self._window = window
         self._clock = clock
-        self._book: Book | None = None
+        self._broken = ""
+        self._shared: Book | None = None
+        self._alone: Book | None = None
         self._inode = 0
+        self._later = deque[Callable[[Book], object]]()
         self._asked_for: dict[str, list[Any]] = {}
         self._one_thread = anyio.CapacityLimiter(1)
         self._one_at_a_time = threading.Lock()  # which anyio's limiter may not keep, up to 4.10
+
+    def now(self) -> float:
+        """Epoch seconds by the clock that the book goes by."""
+        return self._engine.now() if self._engine else self._clock()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the engine cannot be used now."""
+        return bool(self._engine and self._engine.away)
+
+    @property
+    def warning(self) -> str:
+        """Why the shared book cannot be used; empty when it can."""
+        if self._engine and self._engine.away:
+            alone = f"at most {ALONE_PER_MINUTE} free requests a minute are" if self._goes_on_alone else "nothing is"
+            return (
+                f"The shared books cannot be used since {time_of_day(self._engine.away_since)} ({self._engine.away}). "
+                f"Until they are back {alone} sent, and nothing that costs. They are tried again every second."
+            )
+        return self._broken
 
     @property
     def per_minute(self) -> int:
@@ -48,50 +81,68 @@ class Shelf:
         return ALONE_PER_MINUTE if self.warning else self._limit
 
     def holds(self, entry: Slot | Charge) -> bool:
-        """Whether `entry` is in this book, not in one that was given up."""
-        return entry.book is self._book
-
-    @property
-    def set_aside(self) -> list[Path]:
-        """Broken books that nobody has acknowledged: what they said was spent is not known."""
-        return list(self._folder.glob(f"{_BOOK}{_BROKEN}*")) if self._folder else []
-
-    def forget_set_aside(self, seen: Sequence[Path]) -> None:
-        """A person has `seen` that these books broke; the files stay, under another name."""
-        for broken in seen:
-            broken.replace(broken.with_name(broken.name.replace(_BROKEN, _SEEN)))
+        """Whether `entry` is in a book of ours, not in one that was given up."""
+        return entry.book in (self._shared, self._alone)
 
     async def aclose(self) -> None:
-        """Close the book."""
+        """Write what is to be written, and close the book, and the engine behind it."""
+        await self.mend()
 
         def close() -> None:
-            with self._one_at_a_time:
-                if self._book is not None:
-                    self._book.close()
+            for book in (self._shared, self._alone):
+                if book is not None:
+                    book.close()
+            if self._engine is not None:
+                self._engine.close()
 
-        await anyio.to_thread.run_sync(close, limiter=self._one_thread)
+        await self._in_the_thread(close)
 
-    async def use(self, method: Callable[Concatenate[Book, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run one of the book's transactions in the one thread that has it; on this process's own book if the shared
-        one cannot be used."""
+    async def use(self, method: Callable[[Book], T]) -> T:
+        """One of the book's transactions, in the one thread that has it; on this process's own book if the shared one
+        cannot be used."""
 
-        def run() -> T:
-            if self._book is None:
-                self._book = self._open()
+        def use() -> T:
+            with suppress(EngineAway):
+                return self._on_shared(method)
+            return method(self._stand_in())
+
+        return await self._in_the_thread(use)
+
+    async def need(self, method: Callable[[Book], T], *, money: bool = False) -> T:
+        """As `use`, for what nobody may do without the others knowing.
+
+        Raises:
+            BooksAway: when the engine is away, and this process does not go on alone; with `money` it never does.
+        """
+
+        def need() -> T:
             try:
-                return method(self._book, *args, **kwargs)
-            except (sqlite3.Error, OSError) as error:
-                if self.warning:
-                    raise  # this process's own book fails only for a fault of ours
-                self._book.close()
-                self._book = self._alone(error)
-                return method(self._book, *args, **kwargs)
+                return self._on_shared(method)
+            except EngineAway as error:
+                if self._goes_on_alone and not money:
+                    return method(self._stand_in())
+                since = self._engine.away_since if self._engine and self._engine.away else self.now()
+                raise BooksAway(error.text, time_of_day(since)) from error
 
-        def alone() -> T:
-            with self._one_at_a_time:
-                return run()
+        return await self._in_the_thread(need)
 
-        return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
+    async def note(self, method: Callable[[Book], object], entry: Slot | Charge | None = None) -> None:
+        """As `use`, for what is to be written down: while the engine is away, when it is back. What concerns an `entry`
+        of a book that was given up is not."""
+
+        def note() -> None:
+            if entry is not None and entry.book is not self._shared:
+                if entry.book is self._alone is not None:
+                    method(self._alone)
+                return
+            try:
+                self._on_shared(method)
+            except EngineAway:
+                self._later.append(method)
+                if entry is None:
+                    method(self._stand_in())
+
+        await self._in_the_thread(note)
 
     async def read(self, what: str, method: Callable[[Book], T]) -> T:
         """As `use`, for what only reads: all who ask for `what` before it has begun get the same answer."""
@@ -105,28 +156,73 @@ class Shelf:
 
         return await self.use(read)
 
-    def _open(self) -> Book:
-        if self._folder is None:
-            return Book(":memory:", limit=self._limit, window=self._window, ticks=self._clock)
-        try:
-            path = private_file(self._folder, _BOOK)
-            self._inode = path.stat().st_ino
-            return Book(path, limit=self._limit, window=self._window, ticks=self._clock)
-        except (sqlite3.Error, OSError, UnusableBook) as error:
-            return self._alone(error)
+    async def mend(self) -> None:
+        """Write down what was to be while the engine was away, if it is back."""
 
-    def _alone(self, error: Exception) -> Book:
-        """A book for this process only, after a warning; a broken one is set aside first."""
+        def mend() -> None:
+            with suppress(EngineAway):
+                while self._later:
+                    self._on_shared(self._later[0])
+                    self._later.popleft()
+
+        if self._later and self._engine and not self._engine.away:
+            await self._in_the_thread(mend)
+
+    # --- the books ----------------------------------------------------------------------------------------------------
+
+    async def _in_the_thread(self, work: Callable[[], T]) -> T:
+        def alone() -> T:
+            with self._one_at_a_time:
+                return work()
+
+        return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
+
+    def _on_shared(self, method: Callable[[Book], T]) -> T:
+        """On the shared book; on this process's own once a file is given up."""
+        if self._broken:
+            return method(self._stand_in())
+        try:
+            if self._shared is None:
+                self._shared = self._open()
+            return method(self._shared)
+        except EngineAway:
+            raise
+        except (sqlite3.Error, OSError, UnusableBook) as error:
+            if self._folder is None:
+                raise  # this process's own book fails only for a fault of ours
+            if self._shared is not None:
+                self._shared.close()
+                self._shared = None
+            self._give_up(error)
+            return method(self._stand_in())
+
+    def _stand_in(self) -> Book:
+        if self._alone is None:
+            self._alone = SQLiteBook(":memory:", limit=ALONE_PER_MINUTE, window=_ALONE_WINDOW_S, ticks=self._clock)
+        return self._alone
+
+    def _open(self) -> Book:
+        if self._engine is not None:
+            from openrouter_mcp.ledger.redis.book import RedisBook  # an extra, which few have
+
+            return RedisBook(self._engine, limit=self._limit, window=self._window)
+        if self._folder is None:
+            return SQLiteBook(":memory:", limit=self._limit, window=self._window, ticks=self._clock)
+        path = private_file(self._folder, _BOOK)
+        self._inode = path.stat().st_ino
+        return SQLiteBook(path, limit=self._limit, window=self._window, ticks=self._clock)
+
+    def _give_up(self, error: Exception) -> None:
+        """After a warning; a broken file is set aside first."""
         reason = error.text if isinstance(error, UnusableBook) else f"{type(error).__name__}: {error}"
         if self._folder and getattr(error, "sqlite_errorname", "") in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
-            broken, aside = self._folder / _BOOK, self._folder / f"{_BOOK}{_BROKEN}{int(self._clock())}"
+            broken, aside = self._folder / _BOOK, self._folder / f"{_BOOK}{BROKEN}{int(self._clock())}"
             with suppress(OSError):
                 if broken.stat().st_ino == self._inode:  # else a sibling did so, and what lies there is new
                     broken.replace(aside)
                     reason += f"; it was set aside as {aside.name}"
-        self.warning = (
+        self._broken = (
             f"The shared book of requests in {self._folder} cannot be used ({reason}). Until this server is restarted "
             f"it sends at most {ALONE_PER_MINUTE} free requests a minute and does not know what others send."
         )
-        logger.warning("%s", self.warning)
-        return Book(":memory:", limit=ALONE_PER_MINUTE, window=_ALONE_WINDOW_S, ticks=self._clock)
+        logger.warning("%s", self._broken)

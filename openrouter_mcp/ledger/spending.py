@@ -1,21 +1,17 @@
 """The budget of the day, kept across every process of the account: held before a call, settled after it."""
 
 import logging
-import time
+import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 
 import anyio
-import anyio.to_thread
 
 from openrouter_mcp.callers import NOBODY, Caller
-from openrouter_mcp.ledger import money
-from openrouter_mcp.ledger.money import Charge, Closure, Spent
+from openrouter_mcp.ledger.book import Book, Charge, Closure, Spent, Wish
 from openrouter_mcp.ledger.shelf import Shelf
-from openrouter_mcp.ledger.sqlite import Book
 from openrouter_mcp.ledger.sums import Ended
 from openrouter_mcp.refusals import CannotReserve
 from openrouter_mcp.text import usd
@@ -29,36 +25,27 @@ _LONGEST_INQUIRY_S = 5.0  # what a call waits at most to learn what earlier ones
 
 
 @dataclass(eq=False)
-class _Wish:
-    """Amounts to be held, and what came of it: None while, or where, nothing can be."""
+class _Asked:
+    """What is to be held, and what came of it: None while, or where, nothing can be."""
 
-    amounts: Sequence[tuple[str, Decimal]]
-    budget: Decimal
-    batch: str
-    caller: Caller
+    wish: Wish
     held: list[Charge] | Spent | None = None
 
 
 class Spending:
     """The money of the account that the hash `key` belongs to, on `shelf`.
 
-    `inquire` asks OpenRouter what a generation cost, None when it does not say; `clock` gives epoch seconds.
+    `inquire` asks OpenRouter what a generation cost, None when it does not say.
     """
 
-    def __init__(
-        self,
-        key: str,
-        shelf: Shelf,
-        inquire: Callable[[str], Awaitable[Usage | None]],
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, key: str, shelf: Shelf, inquire: Callable[[str], Awaitable[Usage | None]]) -> None:
         self._key = key
         self._shelf = shelf
         self._inquire = inquire
-        self._clock = clock
+        self._holder = secrets.token_hex(8)
+        self._open = dict[int, str]()  # charges, and as what generation each runs, if that is noted
         self._closed: list[Closure] = []
-        self._wishes = deque[_Wish]()
+        self._asked = deque[_Asked]()
 
     async def hold(
         self,
@@ -75,87 +62,98 @@ class Spending:
             CannotReserve: when there is no book that says what was spent.
         """
         await self.learn()
-        wish = _Wish(amounts, budget, batch, caller)
-        self._wishes.append(wish)
+        asked = _Asked(Wish(amounts, budget, batch, caller, self._holder))
+        self._asked.append(asked)
         with anyio.CancelScope(shield=True):  # it may be held together with another's, before its own turn comes
-            await self._shelf.use(self._hold_together)
-        if wish.held is None:
-            logger.error(_UNKNOWN, self._shelf.warning or f"{self._shelf.set_aside[0]} was set aside")
+            why = await self._shelf.need(self._hold_together, money=True)
+        if asked.held is None:
+            logger.error(_UNKNOWN, why)
             raise CannotReserve
-        return wish.held
+        if not isinstance(asked.held, Spent):
+            self._open |= {charge.id: "" for charge in asked.held}
+        return asked.held
 
-    def _hold_together(self, book: Book) -> None:
-        """All that is wished for by now, in the order it was: the disk is waited for once, not for each."""
-        together, known = [*self._wishes], dict[str | None, Spent]()
-        now = self._clock()
-        if together and not (self._shelf.warning or self._shelf.set_aside):
-            with book.transaction(durable=True):
-                for wish in together:
-                    wish.held = money.hold(
-                        book,
-                        self._key,
-                        wish.amounts,
-                        now,
-                        wish.budget,
-                        batch=wish.batch,
-                        caller=wish.caller,
-                        known=known,
-                    )
-        for _ in together:
-            self._wishes.popleft()
+    def _hold_together(self, book: Book) -> str:
+        """All that is wished for by now, in the order it was; why nothing can be held, if that is so."""
+        why = "; ".join([self._shelf.warning] if self._shelf.warning else book.doubts())
+        together = [*self._asked]
+        try:
+            if together and not why:
+                said = book.hold(self._key, [one.wish for one in together], self._shelf.now())
+                for one, held in zip(together, said, strict=True):
+                    one.held = held
+        finally:
+            for _ in together:
+                self._asked.popleft()
+        return why
 
     async def settle(self, charge: Charge, cost: Decimal, ended: Ended | None = None) -> None:
         """The call cost so much USD, and `ended` so."""
-        if self._shelf.holds(charge):
-            await self._shelf.use(money.settle, charge.id, cost, ended)
+        self._open.pop(charge.id, None)
+        await self._shelf.note(lambda book: book.settle(charge.id, cost, ended), charge)
 
     async def release(self, charges: Sequence[Charge]) -> None:
         """Nothing was sent for these; done even for a caller that is being cancelled."""
         with anyio.CancelScope(shield=True):
-            mine = [charge for charge in charges if self._shelf.holds(charge)]
-            if mine:
-                await self._shelf.use(money.release, mine)
+            for charge in charges:
+                self._open.pop(charge.id, None)
+                await self._shelf.note(lambda book, id_=charge.id: book.release([id_]), charge)  # type: ignore[misc]
 
     async def leave_open(self, charge: Charge, generation: str, ended: Ended | None = None) -> None:
         """The call `ended` without a word on its cost, which stays held until OpenRouter tells or the day ends."""
-        if self._shelf.holds(charge):
-            await self._shelf.use(money.leave_open, charge, generation, self._clock(), ended)
+        self._open.pop(charge.id, None)
+        now = self._shelf.now()
+        await self._shelf.note(lambda book: book.leave_open(charge.id, generation, now, ended), charge)
+
+    async def show_life(self, charge: Charge | None = None, generation: str = "") -> None:
+        """Say that this process is there, if it holds anything: else others settle that in its place. Also that the
+        request for which `charge` is held runs as `generation`, by which they could ask what it cost."""
+        if self._open:
+            await self._shelf.use(lambda book: book.alive(self._holder, self._shelf.now()))
+        if charge and generation and self._open.get(charge.id) == "":
+            self._open[charge.id] = generation
+            await self._shelf.note(lambda book: book.note_generation(charge.id, generation), charge)
 
     async def learn(self) -> None:
         """Ask OpenRouter what the calls cost that ended without a word on it, where that is due."""
         with anyio.move_on_after(_LONGEST_INQUIRY_S):
-            due = await self._shelf.use(money.due, self._key, self._clock())
+            due = await self._shelf.use(lambda book: book.due(self._key, self._shelf.now(), self._holder))
             async with anyio.create_task_group() as group:  # or a slow one would keep the others from being asked about
                 for one in due:
                     group.start_soon(self._learn, *one)
 
     async def _learn(self, charge: int, generation: str, amount: Decimal) -> None:
         usage = await self._inquire(generation)
-        if usage is None or usage.cost is None:
+        if usage is None or (cost := usage.cost) is None:
             return
         with anyio.CancelScope(shield=True):  # what is known is written down
-            if usage.cost > amount:
-                await self.close(f"generation {generation} cost {usd(usage.cost)}, and {usd(amount)} was held for it")
-            await self._shelf.use(money.settle, charge, usage.cost)
+            if cost > amount:
+                await self.close(f"generation {generation} cost {usd(cost)}, and {usd(amount)} was held for it")
+            await self._shelf.note(lambda book: book.settle(charge, cost))
 
     async def spent(self, caller: str | None = None) -> Spent:
         """What is spent and held today, by one caller or all."""
         return await self._shelf.read(
-            f"spent by {caller}", lambda book: money.spent(book, self._key, self._clock(), caller)
+            f"spent by {caller}", lambda book: book.spent(self._key, self._shelf.now(), caller)
         )
 
     # --- the guard's breaker ------------------------------------------------------------------------------------------
 
     async def close(self, reason: str) -> None:
         """No process that shares the book sends anything until a person has acknowledged this."""
-        now = self._clock()
+        now = self._shelf.now()
         self._closed.append(Closure(now, reason))
-        await self._shelf.use(money.close, reason, now)
+        await self._shelf.note(lambda book: book.shut(reason, now))
         logger.error(_CLOSED, reason)
 
-    async def closures(self) -> list[Closure]:
-        """Why the guard is closed; empty when it is open."""
-        found = await self._shelf.use(money.closures)
+    async def closures(self, *, for_sure: bool = False) -> list[Closure]:
+        """Why the guard is closed; empty when it is open.
+
+        Raises:
+            BooksAway: when that is wanted `for_sure` and nobody can say.
+        """
+        ask = self._shelf.need if for_sure else self._shelf.use
+        found = await ask(lambda book: book.closures())
         if self._shelf.warning:  # the book that said so may be gone
             found = [*self._closed, *(one for one in found if one not in self._closed)]
         self._closed = found
@@ -163,12 +161,11 @@ class Spending:
             logger.error(_CLOSED, found[0].reason)  # perhaps another process's doing
         return found
 
-    @property
-    def set_aside(self) -> list[Path]:
-        """Broken books that nobody has acknowledged: while there are any, nothing that costs is sent."""
-        return self._shelf.set_aside
+    async def doubts(self) -> list[str]:
+        """Books that were lost and that nobody has acknowledged: while there are any, nothing that costs is sent."""
+        return await self._shelf.use(lambda book: book.doubts())
 
-    async def acknowledge(self, seen: Sequence[Closure], broken: Sequence[Path]) -> None:
-        """A person has `seen` why, and that these books are `broken`: send again."""
-        await self._shelf.use(money.acknowledge, seen)
-        await anyio.to_thread.run_sync(self._shelf.forget_set_aside, broken)
+    async def acknowledge(self, seen: Sequence[Closure], doubts: Sequence[str]) -> None:
+        """A person has `seen` why, and these `doubts`: send again."""
+        await self._shelf.use(lambda book: book.acknowledge(seen))
+        await self._shelf.use(lambda book: book.forget_doubts(doubts))

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from openrouter_mcp.choice import Health, Seen
-from openrouter_mcp.ledger.cooldowns import Cooldown
+from openrouter_mcp.ledger.book import Cooldown, Use
 from openrouter_mcp.ledger.slots import next_midnight
-from openrouter_mcp.ledger.sqlite import Use
 from openrouter_mcp.text import time_of_day
 
 PER_DAY = 50  # of an account that never bought credits
@@ -16,7 +15,7 @@ PER_DAY = 50  # of an account that never bought credits
 @dataclass(frozen=True)
 class Standing:
     """The allowance as of `now` (epoch seconds). `warning` says why the book cannot be used; then the figures are this
-    process's alone."""
+    process's alone. It `is_away` when the engine that has it cannot be asked just now."""
 
     use: Use
     per_minute: int
@@ -24,6 +23,7 @@ class Standing:
     cooldowns: dict[str, Cooldown]
     warning: str
     health: Mapping[str, Health]
+    is_away: bool = False
 
     @property
     def seen(self) -> Seen:
@@ -38,6 +38,8 @@ class Standing:
 
     def __str__(self) -> str:
         """One line for an agent."""
+        if self.is_away:
+            return "how many free requests are left is not known while the shared books cannot be used"
         returns = f"the count restarts at {time_of_day(next_midnight(self.now))}"
         if self.use.left is None:
             return f"{self.use.today} free requests used today; {returns}"

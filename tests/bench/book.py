@@ -24,9 +24,9 @@ from openrouter_mcp.batch import Batches
 from openrouter_mcp.cli import opening
 from openrouter_mcp.errors import MinuteQuota
 from openrouter_mcp.ledger.allowance import PER_MINUTE, WINDOW_S, Ledger
-from openrouter_mcp.ledger.money import Charge
+from openrouter_mcp.ledger.book import Charge
 from openrouter_mcp.ledger.spending import Spending
-from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.ledger.sqlite.book import SQLiteBook
 from openrouter_mcp.records import KeyInfo
 
 _PLENTY = 1_000_000
@@ -68,7 +68,7 @@ class _Clock:
 
 def _fill(path: Path, account: str, clock: _Clock, *, is_granted: bool) -> None:
     """A day's requests; the next one is granted or, the window full, refused."""
-    with closing(Book(path, limit=PER_MINUTE, window=WINDOW_S)) as book:
+    with closing(SQLiteBook(path, limit=PER_MINUTE, window=WINDOW_S)) as book:
         for _ in range(_DAY):
             clock.now += _STEP_S
             book.reserve(account, 1, clock.now, 0.0, 0)
@@ -79,7 +79,7 @@ def _fill(path: Path, account: str, clock: _Clock, *, is_granted: bool) -> None:
 def _in_book(path: Path, runs: int, *, is_granted: bool) -> list[float]:
     clock = _Clock()
     _fill(path, "a", clock, is_granted=is_granted)
-    with closing(Book(path, limit=PER_MINUTE, window=WINDOW_S)) as book:
+    with closing(SQLiteBook(path, limit=PER_MINUTE, window=WINDOW_S)) as book:
 
         def reserve() -> None:
             if isinstance(book.reserve("a", 1, clock.now, 0.0, 0), list) is not is_granted:

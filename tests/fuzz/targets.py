@@ -22,12 +22,13 @@ from openrouter_mcp.client import OpenRouter
 from openrouter_mcp.errors import BadReply, OpenRouterMCPError, Outcome
 from openrouter_mcp.guard import Permit
 from openrouter_mcp.listing import Listing
+from openrouter_mcp.policy import Policy
 from openrouter_mcp.pricing import costs_nothing, dearest, price
 from openrouter_mcp.protocol import _replaced
 from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.records import FREE_ROUTER, Architecture, Model
 from openrouter_mcp.retry import LONGEST_HINT_S, Tries, decide
-from openrouter_mcp.settings import Policy, Settings
+from openrouter_mcp.settings import Settings
 from openrouter_mcp.text import encodable
 from openrouter_mcp.vetting import vet
 

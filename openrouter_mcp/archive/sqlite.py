@@ -1,29 +1,29 @@
-"""Answers on disk for a day, so that a restarted server still has them, and its siblings do too. Blocking; SQLite.
-
-They hold prompts: the file is its user's alone (`ledger.place`), and every row names the account and the caller it is
-for. What the file says is read as data and nothing else.
-"""
+"""The archive in a file of SQLite, so that a restarted server still has the answers, and its siblings do too."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
+from openrouter_mcp.archive.entry import (
+    COLUMNS,
+    KEPT_S,
+    MOST_ANSWERS,
+    MOST_BYTES,
+    Archive,
+    Entry,
+    read_entry,
+    read_kept,
+    write_facts,
+    write_plan,
+)
 from openrouter_mcp.errors import UnusableBook
-from openrouter_mcp.text import encodable, number, one_line
+from openrouter_mcp.plans import Kept, Plan, State
+from openrouter_mcp.text import encodable, number
 from openrouter_mcp.transcript import Answer
-from openrouter_mcp.wire import amount
 
 VERSION = 2
-MOST_ANSWERS = 500
-MOST_BYTES = 64 * 1024 * 1024
-KEPT_S = 86_400.0
 _BUSY_S = 5.0
-_FIRST_WORDS = 80  # characters of the question, in a list
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (
     id TEXT PRIMARY KEY, owner TEXT NOT NULL, caller TEXT NOT NULL, parent TEXT NOT NULL, at REAL NOT NULL,
@@ -50,36 +50,11 @@ _FROM_1 = """
 ALTER TABLE answers ADD COLUMN batch TEXT NOT NULL DEFAULT '';
 ALTER TABLE answers ADD COLUMN question TEXT NOT NULL DEFAULT '';
 """
-_COLUMNS = "parent, at, seen, process, system, prompt, facts, batch, question"
-_FACTS = TypeAdapter(Answer)
+_COLUMNS = ", ".join(COLUMNS)
 
 
-@dataclass(frozen=True)
-class Entry:
-    """An answer as it is kept: asked `at` (epoch seconds) by `caller` of the account `owner`, continuing `parent` if
-    that is not empty, or a part of `batch`; last `seen` alive in `process` while it was written. `question` is the
-    fingerprint of what was asked."""
-
-    answer: Answer
-    owner: str
-    caller: str
-    parent: str
-    at: float
-    seen: float
-    process: str
-    system: str
-    prompt: str
-    batch: str = ""
-    question: str = ""
-
-    @property
-    def first_words(self) -> str:
-        """Of the question."""
-        return one_line(self.prompt, _FIRST_WORDS)
-
-
-class Archive:
-    """The file at `path`, or ":memory:"."""
+class SQLiteArchive(Archive):
+    """The file at `path`, or ":memory:". What each method does stands at `Archive`."""
 
     def __init__(self, path: Path | str) -> None:
         self.db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
@@ -108,15 +83,14 @@ class Archive:
                 self.db.execute(statement)
 
     def count(self) -> int:
-        """How many answers there are, whosever they are."""
         return int(self.db.execute("SELECT count(*) FROM answers").fetchone()[0])
 
     def close(self) -> None:
-        """Close the file."""
         self.db.close()
 
+    # --- answers
+
     def save(self, entry: Entry, pages: Sequence[str], size: int) -> bool:
-        """Write what is new of an answer whose text has `size` characters by now; whether somebody wants it stopped."""
         settled = max(0, self.pages(entry.answer.id) - 1)  # the last one written may have grown since
         with self.db:
             self.db.execute("BEGIN IMMEDIATE")
@@ -126,14 +100,8 @@ class Archive:
                 "DO UPDATE SET seen = excluded.seen, facts = excluded.facts, size = excluded.size",
                 (
                     *(entry.answer.id, entry.owner, entry.caller, entry.parent, entry.at, entry.seen, entry.process),
-                    *(
-                        entry.batch,
-                        entry.question,
-                        encodable(entry.system),
-                        encodable(entry.prompt),
-                        write_facts(entry.answer),
-                    ),
-                    len(entry.system) + len(entry.prompt) + size,
+                    *(entry.batch, entry.question, encodable(entry.system), encodable(entry.prompt)),
+                    *(write_facts(entry.answer), len(entry.system) + len(entry.prompt) + size),
                 ),
             )
             self.db.executemany(
@@ -146,58 +114,49 @@ class Archive:
             return bool(stop and stop[0])
 
     def find(self, id_: str, owners: Sequence[str], caller: str) -> Entry | None:
-        """The answer of that id, if it is `caller`'s and the account's, by whichever of its names."""
         row = self.db.execute(
             f"SELECT owner, {_COLUMNS} FROM answers WHERE id = ? AND caller = ?",  # noqa: S608 - our own names
             (id_, caller),
         ).fetchone()
-        return _entry(row, caller) if row and row[0] in owners else None
+        return read_entry(row, caller) if row and row[0] in owners else None
 
     def same(self, question: str, owners: Sequence[str], caller: str, since: float) -> list[Entry]:
-        """The caller's answers to the same `question` asked `since` then, newest first."""
         rows = self.db.execute(
             f"SELECT owner, {_COLUMNS} FROM answers WHERE question = ? AND caller = ? AND at >= ? "  # noqa: S608 - ours
             "ORDER BY at DESC",
             (question, caller, since),
         ).fetchall()
-        return [entry for row in rows if row[0] in owners and (entry := _entry(row, caller))]
+        return [entry for row in rows if row[0] in owners and (entry := read_entry(row, caller))]
 
     def newest(self, owners: Sequence[str], caller: str, count: int) -> list[Entry]:
-        """The caller's latest answers but those in batches, newest first."""
         marks = ", ".join("?" for _ in owners)
         rows = self.db.execute(
             f"SELECT owner, {_COLUMNS} FROM answers WHERE owner IN ({marks}) AND caller = ? AND batch = '' "  # noqa: S608 - marks
             "ORDER BY at DESC LIMIT ?",
             (*owners, caller, count),
         )
-        return [entry for row in rows if (entry := _entry(row, caller))]
+        return [entry for row in rows if (entry := read_entry(row, caller))]
 
     def pages(self, id_: str) -> int:
-        """How many pages the answer has."""
         return int(self.db.execute("SELECT count(*) FROM pages WHERE answer = ?", (id_,)).fetchone()[0])
 
     def page(self, id_: str, number_: int) -> str:
-        """One page, counted from 1."""
         where = "WHERE answer = ? AND number = ?"
         row = self.db.execute(f"SELECT text FROM pages {where}", (id_, number_)).fetchone()  # noqa: S608 - our own words
         return str(row[0]) if row else ""
 
     def text(self, id_: str) -> str:
-        """All pages."""
         rows = self.db.execute("SELECT text FROM pages WHERE answer = ? ORDER BY number", (id_,))
         return "".join(str(text) for (text,) in rows)
 
     def forget(self, id_: str) -> None:
-        """Nothing is kept of the answer any more."""
         self.db.execute("DELETE FROM answers WHERE id = ?", (id_,))
 
     def stop(self, id_: str) -> None:
-        """Ask the process that writes the answer to stop."""
         with self.db:
             self.db.execute("UPDATE answers SET stop = 1 WHERE id = ?", (id_,))
 
     def tidy(self, now: float) -> None:
-        """Forget what is older than a day, and the oldest of what is too many or too much."""
         with self.db:
             self.db.execute("BEGIN IMMEDIATE")
             self.db.execute("DELETE FROM answers WHERE at < ?", (now - KEPT_S,))
@@ -209,32 +168,78 @@ class Archive:
                 if place >= MOST_ANSWERS or size > MOST_BYTES:
                     self.db.execute("DELETE FROM answers WHERE id = ?", (id_,))
 
+    # --- batches
+
+    def save_plan(self, plan: Plan) -> None:
+        with self.db:
+            self.db.execute(
+                "INSERT OR IGNORE INTO plans (id, owner, caller, at, plan) VALUES (?, ?, ?, ?, ?)",
+                (plan.id, plan.owner, plan.caller, plan.at, write_plan(plan)),
+            )
+
+    def note(self, id_: str, rows: Mapping[int, Answer]) -> None:
+        with self.db:
+            self.db.executemany(
+                "INSERT OR REPLACE INTO plan_rows (plan, place, facts) SELECT id, ?, ? FROM plans WHERE id = ?",
+                [(place, write_facts(answer), id_) for place, answer in rows.items()],
+            )
+
+    def settle(self, id_: str, state: State) -> None:
+        with self.db:
+            self.db.execute("UPDATE plans SET state = ? WHERE id = ? AND state = ?", (state, id_, State.OPEN))
+
+    def find_plan(self, id_: str, owners: Sequence[str], caller: str) -> Kept | None:
+        found = self.db.execute(
+            "SELECT owner, id, state, plan FROM plans WHERE id = ? AND caller = ?", (id_, caller)
+        ).fetchone()
+        return self._kept(*found[1:]) if found and found[0] in owners else None
+
+    def newest_plans(self, owners: Sequence[str], caller: str, since: float) -> list[Kept]:
+        rows = self.db.execute(
+            "SELECT owner, id, state, plan FROM plans WHERE caller = ? AND at > ? ORDER BY at DESC", (caller, since)
+        ).fetchall()
+        return [kept for row in rows if row[0] in owners and (kept := self._kept(*row[1:]))]
+
+    def left_open(self, owners: Sequence[str], caller: str, since: float) -> list[str]:
+        rows = self.db.execute(
+            "SELECT owner, id FROM plans WHERE caller = ? AND at > ? AND state = ?", (caller, since, State.OPEN)
+        ).fetchall()
+        return [str(id_) for owner, id_ in rows if owner in owners]
+
+    def is_stopped(self, id_: str) -> bool:
+        row = self.db.execute("SELECT state FROM plans WHERE id = ?", (id_,)).fetchone()
+        return bool(row) and row[0] == State.STOPPED
+
+    def _kept(self, id_: object, state: object, plan: object) -> Kept | None:
+        rows = self.db.execute("SELECT place, facts FROM plan_rows WHERE plan = ?", (id_,)).fetchall()
+        return read_kept(id_, state, plan, rows)
+
+    # --- moving
+
+    def hand_over(self, to: Archive) -> bool:
+        """Move one answer or batch to another archive; whether there was one to move."""
+        for table, move in (("answers", self._move_answer), ("plans", self._move_plan)):
+            row = self.db.execute(f"SELECT id, owner, caller FROM {table} ORDER BY at LIMIT 1").fetchone()  # noqa: S608 - ours
+            if row:
+                move(to, *row)
+                self.db.execute(f"DELETE FROM {table} WHERE id = ?", row[:1])  # noqa: S608 - ours
+                return True
+        return False
+
+    def _move_answer(self, to: Archive, id_: str, owner: str, caller: str) -> None:
+        if entry := self.find(id_, [owner], caller):
+            pages = [self.page(id_, place + 1) for place in range(self.pages(id_))]
+            to.save(entry, pages, sum(map(len, pages)))
+        if self.db.execute("SELECT stop FROM answers WHERE id = ?", (id_,)).fetchone()[0]:
+            to.stop(id_)
+
+    def _move_plan(self, to: Archive, id_: str, owner: str, caller: str) -> None:
+        if kept := self.find_plan(id_, [owner], caller):
+            to.save_plan(kept.plan)
+            to.note(id_, kept.rows)
+            to.settle(id_, kept.state)
+
 
 def _decoded(text: bytes) -> str:
     """A text that is none must not hide the others."""
     return text.decode("utf-8", "replace")
-
-
-def write_facts(answer: Answer) -> str:
-    """What is known of the answer, but for its text, as JSON."""
-    return _FACTS.dump_json(answer).decode()
-
-
-def read_facts(facts: object) -> Answer | None:
-    """The same as an answer again; None when it is not what it should be."""
-    try:
-        answer = _FACTS.validate_json(str(facts))
-    except ValidationError:
-        return None
-    amounts = [amount(usd) for usd in (answer.held, answer.before, answer.usage.cost or Decimal(0))]
-    return None if None in amounts else answer
-
-
-def _entry(row: tuple[object, ...], caller: str) -> Entry | None:
-    """A row as what it should be; None for one that is not."""
-    owner, parent, at, seen, process, system, prompt, facts, batch, question = row
-    answer = read_facts(facts)
-    return None if answer is None else Entry(
-        answer, str(owner), caller, str(parent), number(at) or 0.0, number(seen) or 0.0, str(process), str(system),
-        str(prompt), str(batch), str(question),
-    )  # fmt: skip

@@ -1,32 +1,27 @@
 """Models in the book: which failed lately, and are left alone for a while. Blocking; each is one transaction."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from openrouter_mcp.ledger.sqlite import Book
+from openrouter_mcp.ledger.book import LONGEST_COOLDOWN_S, Cooldown
+from openrouter_mcp.ledger.sqlite.file import File
 from openrouter_mcp.text import number
 
 
-@dataclass(frozen=True)
-class Cooldown:
-    """A model better left alone until a moment, why, and after how many failures in a row."""
-
-    until: float
-    reason: str
-    failures: int
-
-
-def cool(book: Book, model: str, until: float, reason: str) -> None:
-    """One more failure of `model`, to be left alone until then."""
+def cool(book: File, models: Sequence[str], now: float, *, shortest: float, hint: float, reason: str) -> None:
+    """`Book.cool`."""
     with book.transaction() as db:
-        db.execute(
-            "INSERT INTO cooldowns (model, until, reason, failures) VALUES (?, ?, ?, 1) ON CONFLICT (model) "
-            "DO UPDATE SET until = excluded.until, reason = excluded.reason, failures = failures + 1",
-            (model, until, reason),
-        )
+        before = cooldowns(book)
+        for model in models:
+            failures = before[model].failures if model in before else 0
+            pause = min(max(hint, shortest * 2.0 ** min(failures, 10)), LONGEST_COOLDOWN_S)
+            db.execute(
+                "INSERT INTO cooldowns (model, until, reason, failures) VALUES (?, ?, ?, 1) ON CONFLICT (model) "
+                "DO UPDATE SET until = excluded.until, reason = excluded.reason, failures = failures + 1",
+                (model, now + pause, reason),
+            )
 
 
-def cooldowns(book: Book) -> dict[str, Cooldown]:
+def cooldowns(book: File) -> dict[str, Cooldown]:
     """Every model that failed when it was last asked."""
     rows = book.db.execute("SELECT model, until, reason, failures FROM cooldowns")
     return {
@@ -35,9 +30,8 @@ def cooldowns(book: Book) -> dict[str, Cooldown]:
     }
 
 
-def probe(book: Book, models: Sequence[str], now: float, until: float) -> set[str]:
-    """Of `models`, those to leave alone. A cooldown that is over is renewed to `until` by whoever comes first, who
-    alone may try the model; its success ends the cooldown, its failure another."""
+def probe(book: File, models: Sequence[str], now: float, until: float) -> set[str]:
+    """`Book.probe`."""
     with book.transaction() as db:
         rows = dict(db.execute("SELECT model, until FROM cooldowns").fetchall())
         avoided = {model for model in models if (number(rows.get(model)) or 0.0) > now}
@@ -46,8 +40,8 @@ def probe(book: Book, models: Sequence[str], now: float, until: float) -> set[st
         return avoided
 
 
-def recover(book: Book, model: str) -> None:
-    """`model` answered."""
+def recover(book: File, model: str) -> None:
+    """`Book.recover`."""
     if book.db.execute("SELECT 1 FROM cooldowns WHERE model = ?", (model,)).fetchone():
         with book.transaction() as db:
             db.execute("DELETE FROM cooldowns WHERE model = ?", (model,))

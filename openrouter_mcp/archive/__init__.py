@@ -1,0 +1,1 @@
+"""Where answers and batches are kept: a file on this machine, or a server for many."""
