@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from openrouter_mcp.callers import Caller, read_callers, require_apart
 from openrouter_mcp.errors import BadSetting
-from openrouter_mcp.settings import read_secret
+from openrouter_mcp.settings import text_or_file
 
 WHOEVER = "http"  # the caller who shows the one token, or none where none is asked for
 _TOKEN = "OPENROUTER_MCP_HTTP_TOKEN"  # noqa: S105 - its name
@@ -72,15 +72,7 @@ def require_guarded(access: Access, host: str) -> None:
 
 
 def _token(environ: Mapping[str, str]) -> str:
-    name, text, path = _TOKEN, environ.get(_TOKEN, "").strip(), environ.get(_TOKEN_FILE, "").strip()
-    if not text and path:
-        name = _TOKEN_FILE
-        try:
-            text = read_secret(Path(path).expanduser())
-        except (OSError, RuntimeError) as error:  # RuntimeError: a `~` without a home folder
-            raise BadSetting(f"{name} cannot be read: {type(error).__name__}.") from error
-        if not text:
-            raise BadSetting(f"{name} names a file that is empty, too long for a token, or no regular file.")
+    text, name = text_or_file(environ, _TOKEN)
     return _printable(name, text)
 
 

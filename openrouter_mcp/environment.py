@@ -17,7 +17,7 @@ KNOWN = frozenset(
                 *("ALLOW_CUSTOM_BASE_URL", "ALLOWED_HOSTS", "APP_URL", "CACHE_DIR", "CACHE_SECONDS", "CALLERS"),
                 *("CALL_BUDGET_USD", "CONFIRM_ABOVE_USD", "DAILY_BUDGET_USD", "DEFAULT_MODEL", "FILES_DIR"),
                 *("HTTP_TOKEN", "HTTP_TOKEN_FILE", "KEEP_ANSWERS", "MODELS", "MODELS_DENY", "PRIVACY"),
-                *("REQUEST_STATE_KEY", "STATE_DIR", "STATE_FALLBACK", "STATE_URL"),
+                *("REQUEST_STATE_KEY", "STATE_DIR", "STATE_FALLBACK", "STATE_URL", "STATE_URL_FILE"),
                 *("WAIT_SECONDS", "WAIT_SECONDS_WITH_PROGRESS"),
             )
         ),
@@ -29,6 +29,7 @@ UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # what no client's fil
 # What else the user decided; never what a stranger could use.
 _SHARED = re.compile(r"OPENROUTER_(MCP_[A-Z0-9_]+|BASE_URL)", re.ASCII)
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH")
+_PASSWORD = re.compile(r"//[^/]*@")  # in an address
 _LONG = 20  # characters of a secret that stays one when its last four are shown
 # Where a user's programs keep their files.
 _FOLDERS = ("HOME", "USERPROFILE", "APPDATA", "XDG_CONFIG_HOME", "CLAUDE_CONFIG_DIR", "CODEX_HOME")
@@ -42,8 +43,13 @@ def shared(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
         name: value
         for name, value in sorted(environ.items())
         if _SHARED.fullmatch(name) and not _SECRET.search(name) and value.strip() and not UNWRITABLE.search(value)
-        if not re.search(r"//[^/]*@", value) and not (key and key in value)
+        if not _PASSWORD.search(value) and not (key and key in value)
     }
+
+
+def withheld(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The settings that such an entry goes without, because they hold a password."""
+    return [name for name, value in sorted(environ.items()) if _SHARED.fullmatch(name) and _PASSWORD.search(value)]
 
 
 def folders(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -68,4 +74,4 @@ def _masked(name: str, value: str, key: str) -> str:
     if _SECRET.search(name) and not name.endswith("_FILE"):
         return f"[hidden], ends in {value[-4:]!a}" if len(value) >= _LONG else "[hidden]"
     shown = value.replace(key, "[key]") if key else value
-    return one_line(re.sub(r"//[^/]*@", "//[hidden]@", shown))
+    return one_line(_PASSWORD.sub("//[hidden]@", shown))

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from openrouter_mcp.errors import BadSetting
 from openrouter_mcp.policy import Policy, Privacy
 from openrouter_mcp.records import MODEL_ID
-from openrouter_mcp.state import goes_on_alone, state_url
+from openrouter_mcp.state import STATE_URL, goes_on_alone, state_url
 
 BASE_URL = "https://openrouter.ai/api/v1"
 OPENROUTER_HOSTS = frozenset({"openrouter.ai", "eu.openrouter.ai", "us.openrouter.ai"})
@@ -82,9 +82,10 @@ def load(environ: Mapping[str, str] = os.environ) -> Settings:
         repeat_s=_seconds(environ, "OPENROUTER_MCP_CACHE_SECONDS", 0, most=_A_DAY_S),
         files=_files(environ),
         key_file=_key_file(environ),
+        own=tuple(Path(path).expanduser() for path in [environ.get(f"{STATE_URL}_FILE", "").strip()] if path),
         certificates=tuple(Path(each) for each in environ.get("SSL_CERT_DIR", "").split(os.pathsep) if each.strip()),
         policy=policy,
-        state_url=state_url(environ),
+        state_url=state_url(*text_or_file(environ, STATE_URL)),
         goes_on_alone=goes_on_alone(environ, policy.daily_budget),
     )
 
@@ -127,6 +128,26 @@ def read_secret(path: Path) -> str:
             return ""
         content = file.read(_SECRET_BYTES + 1)
     return content.decode("utf-8-sig", "replace").strip() if len(content) <= _SECRET_BYTES else ""
+
+
+def text_or_file(environ: Mapping[str, str], name: str) -> tuple[str, str]:
+    """The secret that the variable `name` holds, else that of the file which `name`_FILE names; and which of them had
+    it.
+
+    Raises:
+        BadSetting: when the file cannot be read, or holds none.
+    """
+    text, by_file = environ.get(name, "").strip(), f"{name}_FILE"
+    path = environ.get(by_file, "").strip()
+    if text or not path:
+        return text, name
+    try:
+        text = read_secret(Path(path).expanduser())
+    except (OSError, RuntimeError) as error:  # RuntimeError: a `~` without a home folder
+        raise BadSetting(f"{by_file} cannot be read: {type(error).__name__}.") from error
+    if not text:
+        raise BadSetting(f"{by_file} names a file that is empty, too long for a secret, or no regular file.")
+    return text, by_file
 
 
 def _base_url(environ: Mapping[str, str]) -> str:

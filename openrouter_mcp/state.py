@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from openrouter_mcp.errors import BadSetting
 
-URL = "OPENROUTER_MCP_STATE_URL"
+STATE_URL = "OPENROUTER_MCP_STATE_URL"
 _FALLBACK = "OPENROUTER_MCP_STATE_FALLBACK"
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
 # Strict, so that the library cannot read another host in it, or an option that turns TLS's checks off.
@@ -19,23 +19,23 @@ _STRICT = re.compile(
 )
 
 
-def state_url(environ: Mapping[str, str]) -> SecretStr | None:
-    """The URL of the engine, as its library wants it; None when the books are in a folder.
+def state_url(text: str, name: str = STATE_URL) -> SecretStr | None:
+    """The URL of the engine, as its library wants it, when `text` is what `name` says; None when that is nothing: the
+    books are in a folder.
 
     Raises:
         BadSetting: when it cannot be followed; never with the URL, which may hold a password.
     """
-    text = environ.get(URL, "").strip()
     if not text:
         return None
     found = _STRICT.fullmatch(text)
     if not found or found["scheme"] not in _SCHEMES or int(found["port"] or 1) not in range(1, 65536):
         raise BadSetting(
-            f"{URL} must be redis://, rediss:// (with TLS) or valkey://, then [USER:PASSWORD@]HOST[:PORT][/DATABASE] "
+            f"{name} must be redis://, rediss:// (with TLS) or valkey://, then [USER:PASSWORD@]HOST[:PORT][/DATABASE] "
             "and nothing else; other characters of a password are written as %XX."
         )
     if not find_spec("redis"):
-        raise BadSetting(f"{URL} needs the extra `redis`: start openrouter-mcp as openrouter-mcp[redis].")
+        raise BadSetting(f"{name} needs the extra `redis`: start openrouter-mcp as openrouter-mcp[redis].")
     return SecretStr(f"{_SCHEMES[found['scheme']]}{found['rest']}")
 
 

@@ -217,6 +217,28 @@ def test_whatever_an_entry_holds_toml_says_it(env: dict[str, str]) -> None:
 # --- what is installed ------------------------------------------------------------------------------------------------
 
 
+def test_books_on_an_engine_take_the_extra_and_their_password_stays_out_of_the_file(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = "OPENROUTER_MCP_STATE_URL"
+    monkeypatch.setenv(url, "redis://books:6379/0")
+    assert desk.config("cursor") == 0
+    server = json.loads(desk.out)["mcpServers"]["openrouter"]
+    assert server["args"][1] == f"openrouter-mcp[redis] @ {ROOT.as_uri()}"
+    assert server["env"][url] == "redis://books:6379/0"
+    monkeypatch.setenv(url, "redis://:secret-word@books:6379/0")
+    assert desk.config("cursor") == 0
+    assert "secret-word" not in desk.out + desk.err
+    assert f"{url}, with a password in it, must be set where Cursor is started" in desk.err
+    monkeypatch.delenv(url)
+    (file := desk.home / "books").write_text("redis://:secret-word@books:6379/0")
+    monkeypatch.setenv(f"{url}_FILE", str(file))
+    assert desk.config("cursor") == 0
+    server = json.loads(desk.out)["mcpServers"]["openrouter"]
+    assert server["args"][1] == f"openrouter-mcp[redis] @ {ROOT.as_uri()}"
+    assert server["env"][f"{url}_FILE"] == str(file)
+
+
 @pytest.mark.parametrize(
     "bare",
     ["openrouter-mcp", "OpenRouter_MCP", "openrouter.mcp", "openrouter-mcp==1.0", "openrouter-mcp>=1,<2",

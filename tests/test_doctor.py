@@ -485,7 +485,7 @@ def test_a_setting_that_cannot_be_followed_is_a_problem_like_any_other() -> None
 def test_the_settings_it_knows_are_those_there_are() -> None:
     package = Path(known.__file__).parent
     source = "".join((package / name).read_text() for name in ("settings.py", "access.py", "state.py"))
-    named = set(re.findall(r'"(OPENROUTER_\w+)"', source)) | {"OPENROUTER_MCP_HTTP_TOKEN_FILE"}
+    named = set(re.findall(r'"(OPENROUTER_\w+)"', source)) | {"OPENROUTER_MCP_STATE_URL_FILE"}
     assert {name for name in known.KNOWN if name.startswith("OPENROUTER_")} == named
 
 

@@ -471,3 +471,60 @@ def test_the_app_url_is_kept() -> None:
 def test_an_app_url_that_no_header_can_carry_is_refused(url: str) -> None:
     with pytest.raises(BadSetting, match="OPENROUTER_MCP_APP_URL"):
         load({"OPENROUTER_MCP_APP_URL": url})
+
+
+# --- the engine of several hosts --------------------------------------------------------------------------------------
+
+URL, FALLBACK = "OPENROUTER_MCP_STATE_URL", "OPENROUTER_MCP_STATE_FALLBACK"
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("redis://books", "redis://books"),
+        (" redis://books:6379/3\n", "redis://books:6379/3"),
+        ("rediss://team:p%40ss@books.example:6380/0", "rediss://team:p%40ss@books.example:6380/0"),
+        ("valkey://:secret-word@[::1]:6379/0", "redis://:secret-word@[::1]:6379/0"),
+        ("valkeys://books", "rediss://books"),
+    ],
+)
+def test_an_engine_is_named_by_its_url_whatever_it_calls_itself(said: str, meant: str, tmp_path: Path) -> None:
+    (file := tmp_path / "url").write_text(said)
+    for environ in ({URL: said}, {f"{URL}_FILE": str(file)}):
+        url = load(environ).state_url
+        assert url is not None
+        assert url.get_secret_value() == meant
+        assert meant not in repr(load(environ))
+    assert load({f"{URL}_FILE": str(file)}).own == (file,)
+    assert load({}).state_url is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["books", "http://books", "redis:books", "redis://", "redis://secret-word@", "redis://a:secret-word@b@books",
+     "redis://:secret-word@books?ssl_cert_reqs=none", "redis://:secret-word@books#0", "redis://:secret-word@books/zero",
+     "redis://:secret-word@books:65536", "redis://:secret-word@books:0", "unix:///secret-word",
+     "redis://:secret word@books", "redis://:secret-word@books/0/1", "REDIS://:secret-word@books"],
+)  # fmt: skip
+def test_what_is_no_plain_address_of_an_engine_is_refused_without_a_word_of_it(url: str, tmp_path: Path) -> None:
+    (file := tmp_path / "url").write_text(url)
+    for name, environ in ((URL, {URL: url}), (f"{URL}_FILE", {f"{URL}_FILE": str(file)})):
+        with pytest.raises(BadSetting, match=f"{name} must be redis://") as refused:
+            load(environ)
+        assert "secret" not in str(refused.value)
+
+
+def test_an_engine_without_its_library_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openrouter_mcp.state.find_spec", lambda _: None)
+    with pytest.raises(BadSetting, match=r"start openrouter-mcp as openrouter-mcp\[redis\]"):
+        load({URL: "redis://books"})
+    load({})
+
+
+def test_a_fallback_is_for_those_who_spend_nothing() -> None:
+    assert not load({URL: "redis://books"}).goes_on_alone
+    assert load({URL: "redis://books", FALLBACK: "local"}).goes_on_alone
+    with pytest.raises(BadSetting, match="for a budget of the day of"):
+        load({URL: "redis://books", FALLBACK: "local", "OPENROUTER_MCP_DAILY_BUDGET_USD": "1"})
+    with pytest.raises(BadSetting, match="must be local"):
+        load({URL: "redis://books", FALLBACK: "yes"})

@@ -115,6 +115,9 @@ def _say_what_is_left(client: Client, server: Mapping[str, Any]) -> None:
         _say(f"{client.title} will ask for the key and keep it.")
     elif "$" in value or KEY in server.get("env_vars", ()):
         _say(f"{KEY} must be set where {client.title} is started. Or set {KEY_FILE} and do this again.")
+    if withheld := environment.withheld():
+        names = " and ".join(withheld)
+        _say(f"{names}, with a password in it, must be set where {client.title} is started, or name a file: NAME_FILE.")
     command = [server["command"], *server["args"], "--version"]
     shown = subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
     _say(f"Its first start installs it, which may take longer than clients wait. To have that done: {shown}")

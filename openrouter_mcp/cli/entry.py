@@ -12,10 +12,10 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from openrouter_mcp.environment import UNWRITABLE
+from openrouter_mcp.state import STATE_URL
 
 PROGRAM = "openrouter-mcp"
 KEY, KEY_FILE = "OPENROUTER_API_KEY", "OPENROUTER_API_KEY_FILE"
-STATE_URL = "OPENROUTER_MCP_STATE_URL"  # what it names takes an extra
 PLACEHOLDER = "sk-or-v1-your-key"
 _STRANGER = (
     f"The name {PROGRAM} on the public index belongs to somebody else's package, which would be handed your key. Name "
@@ -48,7 +48,7 @@ def entry(source: str, key: Mapping[str, str], settings: Mapping[str, str], *, s
     Raises:
         CannotConfigure: when uvx is not found, or something cannot be written into a file.
     """
-    if STATE_URL in settings and "[" not in source:
+    if settings.keys() & {STATE_URL, f"{STATE_URL}_FILE"} and "[" not in source:
         source = f"{PROGRAM}[redis] @ {source if '://' in source else Path(source).as_uri()}"
     command, arguments = _uvx(), ["--from", source, PROGRAM, *(["--sandbox"] if sandbox else [])]
     # Clients give a server some ten seconds to start; what is compiled once starts in half of its time.

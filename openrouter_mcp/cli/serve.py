@@ -50,7 +50,9 @@ async def serve(
         raise BadSetting("OPENROUTER_MCP_ALLOWED_HOSTS lets others in: set OPENROUTER_MCP_HTTP_TOKEN as well.")
     with _listen(host, port) as listener:
         port = listener.getsockname()[1]
-        settings = replace(settings, caller=WHOEVER, files=(), own=access.own)  # the user's files are for stdio
+        settings = replace(
+            settings, caller=WHOEVER, files=(), own=(*settings.own, *access.own)
+        )  # the user's files are for stdio
         if settings.policy.daily_budget and not access.callers:  # any process of this machine could spend it
             settings = replace(settings, policy=settings.policy.without_money())
             print("openrouter-mcp: over HTTP without a token the budget is $0: free models only", file=sys.stderr)
