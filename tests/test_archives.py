@@ -137,9 +137,9 @@ ME = (["account"], "", 9, NOW - 1)
 @example([*BEGUN, ("tidy", 1, 9, 99), ("tidy", 2, 9, 99)], ME)
 @example([("note", "batch-a", {0: Answer()}), *BEGUN, ("note", "batch-a", {0: Answer(), 1: Answer()})], ME)
 def test_whatever_is_done_a_file_and_an_engine_say_the_same(
-    engine_url: str, steps: list[Step], who: tuple[list[str], str, int, float]
+    running_engine: str, steps: list[Step], who: tuple[list[str], str, int, float]
 ) -> None:
-    with closing(SQLiteArchive(":memory:")) as file, in_engine(engine_url) as engine:
+    with closing(SQLiteArchive(":memory:")) as file, in_engine(running_engine) as engine:
         for moment, step in enumerate(steps):
             with pytest.MonkeyPatch.context() as patched:
                 for room in ("sqlite", "redis"):
@@ -157,12 +157,12 @@ def test_whatever_is_done_a_file_and_an_engine_say_the_same(
 @example([*BEGUN, ("stop", "one"), ("note", "batch-a", {0: Answer(), 1: Answer()})], [])
 @example([*BEGUN, ("settle", "batch-a", State.DONE)], [])
 @example([*BEGUN, ("settle", "batch-a", State.DONE)], [*BEGUN, ("note", "batch-a", {1: Answer()})])
-def test_what_is_handed_over_is_what_was_kept(engine_url: str, steps: list[Step], others: list[Step]) -> None:
+def test_what_is_handed_over_is_what_was_kept(running_engine: str, steps: list[Step], others: list[Step]) -> None:
     """Also where some of it is kept already."""
     with (
         closing(SQLiteArchive(":memory:")) as memory,
         closing(SQLiteArchive(":memory:")) as file,
-        in_engine(engine_url) as engine,
+        in_engine(running_engine) as engine,
     ):
         for moment, step in enumerate(steps):
             do(memory, step, moment)
@@ -195,10 +195,12 @@ def test_what_is_handed_over_is_what_was_kept(engine_url: str, steps: list[Step]
 )
 @example(ODD, ["NUL \0", "\U0001f600", "", "last"], 1764000000.123456789)
 @settings(max_examples=60, deadline=None)
-def test_any_text_and_any_moment_come_back_as_they_are(engine_url: str, odd: str, pages: list[str], at: float) -> None:
+def test_any_text_and_any_moment_come_back_as_they_are(
+    running_engine: str, odd: str, pages: list[str], at: float
+) -> None:
     kept = entry(prompt=odd, system=odd, caller=encodable(odd), question="q", parent="p", at=at, batch="b")
     back = replace(kept, prompt=encodable(odd), system=encodable(odd))
-    with closing(SQLiteArchive(":memory:")) as file, in_engine(engine_url) as engine:
+    with closing(SQLiteArchive(":memory:")) as file, in_engine(running_engine) as engine:
         for archive in (file, engine):
             assert not archive.save(kept, pages, 9)
             assert archive.find("one", ["key", "account"], kept.caller) == back

@@ -605,8 +605,8 @@ PLANS = st.builds(
 
 
 @given(plan=PLANS, rows=st.dictionaries(st.integers(-2, 8), st.builds(Answer, id=TEXTS.map(encodable)), max_size=5))
-def test_a_plan_reads_as_it_was_written(engine_url: str, plan: Plan, rows: dict[int, Answer]) -> None:
-    with closing(SQLiteArchive(":memory:")) as file, in_engine(engine_url) as engine:
+def test_a_plan_reads_as_it_was_written(running_engine: str, plan: Plan, rows: dict[int, Answer]) -> None:
+    with closing(SQLiteArchive(":memory:")) as file, in_engine(running_engine) as engine:
         for archive in (file, engine):
             archive.save_plan(plan)
             archive.note(plan.id, rows)
