@@ -385,7 +385,11 @@ async def test_single_questions_find_room_at_once_beside_a_batch(clock: Clock) -
             assert record["status"] == "complete"
             await passed(clock, 65)
             _, record = await call.result()
-        _, record, _ = await ended(client, record["id"])
+        for _ in range(100):  # a busy machine may need some more
+            if record["status"] != "running":
+                break
+            await passed(clock, 5)
+            _, record, _ = await ask(client, "read_answer", id=record["id"], wait_seconds=0)
     assert record["answered"] == 40
     for moment in sandbox.sent_at:
         assert sum(moment <= other < moment + 60 for other in sandbox.sent_at) <= 20
