@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS charges (
     inquiries INTEGER NOT NULL DEFAULT 0, caller TEXT NOT NULL DEFAULT '', holder TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX IF NOT EXISTS charges_by_day ON charges (account, day);
+CREATE INDEX IF NOT EXISTS charges_open ON charges (account) WHERE cost IS NULL;
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY, account TEXT NOT NULL, day INTEGER NOT NULL, holder TEXT NOT NULL, until REAL NOT NULL,
     requests INTEGER NOT NULL, caller TEXT NOT NULL DEFAULT ''
