@@ -155,6 +155,9 @@ async def test_while_it_is_away_nothing_new_is_sent_and_afterwards_nobody_restar
         text, _, is_error = await ask(client, "check_credits")
         assert not is_error
         assert "The shared books cannot be used since" in text
+        assert "Until they are back nothing is sent. They are" in text
+        assert "How many free requests are left is not known while the shared books cannot be used." in text
+        assert "This minute" not in text
         await cable.join()
         await back(app)
         assert not (await ask(client, **arguments))[2]

@@ -131,6 +131,8 @@ async def allowance(app: App) -> Finding:
     """The free requests of the day."""
     standing = await app.ledger.standing()
     told = str(standing)
+    if standing.is_away:
+        return warning("free", told)
     return warning("free", f"{told}. Free models do not answer before.") if standing.use.left == 0 else ok("free", told)
 
 

@@ -68,10 +68,11 @@ class Shelf:
     def warning(self) -> str:
         """Why the shared book cannot be used; empty when it can."""
         if self._engine and self._engine.away:
-            alone = f"at most {ALONE_PER_MINUTE} free requests a minute are" if self._goes_on_alone else "nothing is"
+            alone = f"at most {ALONE_PER_MINUTE} free requests a minute are sent, and nothing that costs"
+            sent = alone if self._goes_on_alone else "nothing is sent"
             return (
                 f"The shared books cannot be used since {time_of_day(self._engine.away_since)} ({self._engine.away}). "
-                f"Until they are back {alone} sent, and nothing that costs. They are tried again every second."
+                f"Until they are back {sent}. They are tried again every second."
             )
         return self._broken
 

@@ -115,6 +115,8 @@ def _allowance(standing: Standing) -> list[str]:
     source = "OpenRouter's count" if use.day_limit is not None else "counted here; OpenRouter did not say"
     elsewhere = f", {use.elsewhere} of them not through this server" if use.elsewhere else ""
     line = str(standing)
+    if standing.is_away:
+        return [f"{line[0].upper()}{line[1:]}."]
     lines = [
         f"{line[0].upper()}{line[1:]} ({source}{elsewhere}).",
         f"This minute: {use.minute} of {standing.per_minute} used.",
