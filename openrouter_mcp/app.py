@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from openrouter_mcp.engine import Engine
 
 _LOOK_S = 1.0  # between two looks whether the engine is back
+_LONGEST_LOOK_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ async def _engine(settings: Settings) -> "Engine | None":
     from openrouter_mcp.engine import Engine  # an extra, which few have
 
     engine = Engine(settings.state_url.get_secret_value(), is_spared=settings.goes_on_alone)
-    await anyio.to_thread.run_sync(engine.try_again)
+    with anyio.move_on_after(_LONGEST_LOOK_S):  # a name that nobody resolves must not hold up the start
+        await anyio.to_thread.run_sync(engine.try_again, abandon_on_cancel=True)
     return engine
 
 
