@@ -3,13 +3,13 @@
 import os
 
 import pytest
-from engine import either_book, engine_url, running_engine, where
+from engine import either_book, engine_url, place, running_engine, where
 from hypothesis import Phase, settings
 from support import CANARY
 
 from openrouter_mcp.sandbox import Sandbox
 
-__all__ = ["either_book", "engine_url", "running_engine", "where"]
+__all__ = ["either_book", "engine_url", "place", "running_engine", "where"]
 _leaks: list[str] = []
 
 # A person's run looks for new cases each time; what decides whether a change lands must not be a matter of luck.

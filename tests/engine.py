@@ -4,6 +4,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from openrouter_mcp.ledger.redis.book import RedisBook
 from openrouter_mcp.ledger.sqlite.book import SQLiteBook
 
 _LONGEST_START_S = 10.0
+_RAM = next((str(path) for path in (Path("/dev/shm"),) if path.is_dir()), None)  # noqa: S108 - waits for no disk
 
 
 def binary() -> str | None:
@@ -88,6 +90,16 @@ def engine_url(running_engine: str) -> str:
     with redis.Redis.from_url(running_engine) as client:
         client.flushall()
     return running_engine
+
+
+@pytest.fixture(params=["file", "engine"])
+def place(request: pytest.FixtureRequest) -> Generator[str]:
+    """Where processes find their book, which is empty: a folder, or the URL of an engine."""
+    if request.param == "engine":
+        yield request.getfixturevalue("engine_url")
+        return
+    with tempfile.TemporaryDirectory(dir=_RAM) as folder:
+        yield folder
 
 
 @pytest.fixture(params=["file", "engine"])

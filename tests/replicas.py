@@ -29,6 +29,9 @@ class Proxy:
     def __init__(self, addresses: list[str]) -> None:
         self._turn = itertools.cycle(addresses)
         self._count = len(addresses)
+        # A kept connection would be that of a server which has ended since.
+        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+        self._client = httpx2.AsyncClient(trust_env=False, timeout=60, limits=limits)
         self.served = dict.fromkeys(addresses, 0)
         app = Starlette(routes=[Route("/mcp", self._pass_on, methods=["GET", "POST", "DELETE"])])
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
@@ -50,21 +53,20 @@ class Proxy:
     async def _pass_on(self, request: Request) -> Response:
         body = await request.body()
         headers = [(name, value) for name, value in request.headers.items() if name not in _BY_HOP]
-        client = httpx2.AsyncClient(trust_env=False, timeout=60)
         for _ in range(self._count):
             address = next(self._turn)
-            asked = client.build_request(request.method, f"{address}/mcp", headers=headers, content=body)
+            asked = self._client.build_request(request.method, f"{address}/mcp", headers=headers, content=body)
             try:
-                reply = await client.send(asked, stream=True)
+                reply = await self._client.send(asked, stream=True)
             except httpx2.ConnectError:
                 continue
             self.served[address] += 1
             said = {name: value for name, value in reply.headers.items() if name not in _BY_HOP}
-            return StreamingResponse(_to_its_end(client, reply), reply.status_code, said)
+            return StreamingResponse(_to_its_end(reply), reply.status_code, said)
         return PlainTextResponse("Nobody is there", 502)
 
 
-async def _to_its_end(client: httpx2.AsyncClient, reply: httpx2.Response) -> AsyncGenerator[bytes]:
+async def _to_its_end(reply: httpx2.Response) -> AsyncGenerator[bytes]:
     try:
         async for piece in reply.aiter_raw():
             yield piece
@@ -72,7 +74,6 @@ async def _to_its_end(client: httpx2.AsyncClient, reply: httpx2.Response) -> Asy
         return  # whoever served it is gone
     finally:
         await reply.aclose()
-        await client.aclose()
 
 
 @contextmanager

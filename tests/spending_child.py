@@ -1,8 +1,9 @@
 """Processes among others on one money book, forked so that all of them are there at once.
 
-`python spending_child.py race FOLDER PROCESSES BUDGET AMOUNT TRIES`: each prints a line for each AMOUNT it wanted,
-`held` or `refused`. `python spending_child.py hammer FOLDER PROCESSES BUDGET PARTS`: each holds PARTS of it for ever,
-two by two, and is replaced by another when it dies; a line is `PID what charge`.
+`python spending_child.py race PLACE PROCESSES BUDGET AMOUNT TRIES`: each prints a line for each AMOUNT it wanted,
+`held` or `refused`. `python spending_child.py hammer PLACE PROCESSES BUDGET PARTS`: each holds PARTS of it for ever,
+two by two, and is replaced by another when it dies; a line is `PID what charge`. A PLACE is a folder, or the URL of an
+engine.
 """
 
 import os
@@ -11,10 +12,10 @@ import sys
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
 
 import anyio
 import anyio.lowlevel
+from ledger_child import placed
 
 from openrouter_mcp.ledger.allowance import Ledger
 from openrouter_mcp.records import KeyInfo
@@ -29,9 +30,9 @@ async def _say_nothing() -> KeyInfo:
     return KeyInfo()
 
 
-async def race(folder: str, budget: str, amount: str, tries: str) -> None:
+async def race(place: str, budget: str, amount: str, tries: str) -> None:
     """Hold AMOUNT so often, and settle at exactly that whatever was held."""
-    spending = Ledger("key", Path(folder), _say_nothing).spending
+    spending = Ledger("key", placed(place), _say_nothing).spending
     for _ in range(int(tries)):
         held = await spending.hold([("acme/tiny", Decimal(amount))], Decimal(budget))
         say("held" if isinstance(held, list) else "refused")
@@ -39,10 +40,10 @@ async def race(folder: str, budget: str, amount: str, tries: str) -> None:
             await spending.settle(held[0], Decimal(amount))
 
 
-async def hammer(parent: int, folder: str, budget: str, parts: str) -> None:
+async def hammer(parent: int, place: str, budget: str, parts: str) -> None:
     """Hold, then settle at something, release or leave open what was held; until `parent` is gone."""
     me, chance = os.getpid(), random.Random(os.getpid())
-    spending = Ledger("key", Path(folder), _say_nothing).spending
+    spending = Ledger("key", placed(place), _say_nothing).spending
     while os.getppid() == parent:
         held = await spending.hold([("acme/tiny", Decimal(budget) / int(parts))] * 2, Decimal(budget))
         if not isinstance(held, list):
@@ -75,15 +76,16 @@ def fork(run: Callable[[], None]) -> int:
 
 def main() -> None:
     """Do as the arguments say."""
-    what, folder, processes, *more = sys.argv[1:]
+    what, place, processes, *more = sys.argv[1:]
     anyio.run(anyio.lowlevel.checkpoint)  # loads what each of them needs
+    placed(place)
     gate, start = os.pipe()
     parent = os.getpid()
 
     def run() -> None:
         os.close(start)
         os.read(gate, 1)  # until the parent lets all go
-        anyio.run(partial(race, folder, *more) if what == "race" else partial(hammer, parent, folder, *more))
+        anyio.run(partial(race, place, *more) if what == "race" else partial(hammer, parent, place, *more))
 
     alive = {fork(run) for _ in range(int(processes))}
     os.close(start)

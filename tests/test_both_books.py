@@ -77,6 +77,7 @@ class Alike(RuleBasedStateMachine):
         self.now = self.latest = EVENING
         self.slots: list[tuple[Slot, Slot]] = []
         self.charges: list[tuple[Charge, Charge]] = []
+        self.told: set[int] = set()
         self.promised: list[tuple[Charge, Charge]] = []
         self.closures: list[Closure] = []
 
@@ -210,7 +211,8 @@ class Money(Alike):
     @precondition(lambda self: self.charges)
     @rule(place=places, cost=usd, ended=st.one_of(st.none(), endings))
     def settle(self, place: int, cost: Decimal, ended: Ended | None) -> None:
-        self.both("settle", cost, ended and ended.without_cost, of=self.one_of(self.charges, place))
+        of = self.one_of(self.charges, place)
+        self.both("settle", cost, self.once(of[1], ended and ended.without_cost), of=of)
 
     @precondition(lambda self: self.charges)
     @rule(place=places)
@@ -222,7 +224,15 @@ class Money(Alike):
     @precondition(lambda self: self.charges)
     @rule(place=places, generation=st.sampled_from(["", "gen-1", "gen-2"]), ended=st.one_of(st.none(), endings))
     def leave_open(self, place: int, generation: str, ended: Ended | None) -> None:
-        self.both("leave_open", generation, self.now, ended, of=self.one_of(self.charges, place))
+        of = self.one_of(self.charges, place)
+        self.both("leave_open", generation, self.now, self.once(of[1], ended), of=of)
+
+    def once(self, charge: int, ended: Ended | None) -> Ended | None:
+        """Nothing when it was told before: only an engine can be told again, by who heard no answer."""
+        if charge in self.told:
+            return None
+        self.told |= {charge} if ended else set()
+        return ended
 
     @precondition(lambda self: self.charges)
     @rule(place=places, generation=st.sampled_from(["gen-3", "gen-4"]))

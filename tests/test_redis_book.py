@@ -2,7 +2,7 @@
 test_both_books."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +17,7 @@ from openrouter_mcp.errors import EngineAway
 from openrouter_mcp.ledger.book import Book, Charge, Spent, Wish
 from openrouter_mcp.ledger.redis.book import RedisBook
 from openrouter_mcp.ledger.slots import Refusal, Slot, day_of
-from openrouter_mcp.ledger.sums import Sum
+from openrouter_mcp.ledger.sums import Ended, Sum
 
 __all__ = ["engine_url", "running_engine"]  # fixtures
 
@@ -25,11 +25,16 @@ LIMIT, WINDOW_S = 4, 61.0
 
 
 class Deaf(Engine):
-    """Its scripts run, and while it `is_deaf` nobody hears what they say."""
+    """Its scripts run, and while it `is_deaf` nobody hears what they say. While it `is_slow` they do not: the last is
+    the one that is `late`."""
 
-    is_deaf = False
+    is_deaf = is_slow = False
+    late: tuple[str | float, ...] = ()
 
     def run(self, script: str, *arguments: str | float) -> Any:
+        if self.is_slow:
+            self.late = (script, *arguments)
+            raise self._leave(TimeoutError())
         said = super().run(script, *arguments)
         if self.is_deaf:
             raise self._leave(ConnectionResetError())
@@ -128,6 +133,40 @@ def test_what_was_granted_to_nobody_is_free_once_the_server_answers(book: RedisB
     assert book.spent("key-1", 0.0).held == 1
     assert not book.lost_slots
     assert not book.lost_charges
+
+
+def test_what_comes_to_the_server_after_it_was_given_up_takes_nothing(book: RedisBook, engine: Deaf) -> None:
+    book.use("key-1", 0.0)
+    asks: list[Callable[[], object]] = [lambda: granted(book), lambda: held(book, wish("0.6"))]
+    for ask in asks:
+        engine.is_slow = True
+        with pytest.raises(EngineAway):
+            ask()
+        engine.is_slow = False
+        assert engine.try_again()
+        book.alive("here", 0.0)
+        script, *arguments = engine.late
+        assert engine.run(str(script), *arguments)[0] == "done"
+    assert book.use("key-1", 0.0).minute == 0
+    assert len(held(book, wish("1"))) == 1
+
+
+def test_an_end_that_is_told_twice_counts_once(book: RedisBook, engine: Deaf) -> None:
+    one, other = held(book, wish("0.1"), wish("0.2"))
+    ended = Ended(("acme/tiny",), "", Sum(asked=1, completion_tokens=5))
+    tells: list[Callable[[], object]] = [
+        lambda: book.settle(one.id, Decimal("0.05"), ended),
+        lambda: book.leave_open(other.id, "gen-1", 0.0, ended),
+    ]
+    for tell in tells:
+        engine.is_deaf = True
+        with pytest.raises(EngineAway):
+            tell()
+        engine.is_deaf = False
+        assert engine.try_again()
+        tell()
+    sums = book.month("key-1", 0.0, None).today
+    assert sums == {"acme/tiny": Sum(asked=2, completion_tokens=10, cost=Decimal("0.05"))}
 
 
 def test_a_lost_book_is_said_once_and_every_process_works_on(

@@ -5,32 +5,35 @@ import random
 import signal
 import sqlite3
 import sys
-import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Generator
 from contextlib import closing
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 
 import pytest
+import redis
 from processes import spawned
+
+from openrouter_mcp.engine import PREFIX
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows has neither fork nor such a signal")
 CHILD = [sys.executable, str(Path(__file__).with_name("spending_child.py"))]
-RAM = next((str(path) for path in (Path("/dev/shm"),) if path.is_dir()), None)  # noqa: S108 - waits for no disk
-
 AMOUNT = (Decimal(1) / 60).quantize(Decimal("1e-18"), ROUND_CEILING)
+# All that an engine holds, at one moment.
+HASHES = """
+local found = {}
+for _, name in ipairs(redis.call('KEYS', '*')) do
+    if redis.call('TYPE', name).ok == 'hash' then found[#found + 1] = {name, redis.call('HGETALL', name)} end
+end
+return found
+"""
 
 
-@pytest.fixture
-def folder() -> Generator[Path]:
-    with tempfile.TemporaryDirectory(dir=RAM) as name:
-        yield Path(name)
-
-
-def charges(folder: Path) -> dict[int, tuple[Decimal, bool]]:
-    """What the book's file holds of each: what it counts, and whether its cost is known. The file is whole."""
-    with closing(sqlite3.connect(folder / "ledger.db")) as peek:
+def charges(place: str) -> dict[int, tuple[Decimal, bool]]:
+    """What the book holds of each: what it counts, and whether its cost is known. The book is whole."""
+    if "://" in place:
+        return charges_of_engine(place)
+    with closing(sqlite3.connect(Path(place) / "ledger.db")) as peek:
         assert peek.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return {
             row: (Decimal(amount if cost is None else cost), cost is not None)
@@ -38,24 +41,46 @@ def charges(folder: Path) -> dict[int, tuple[Decimal, bool]]:
         }
 
 
-# how many processes, how often each wants a cent, how many cents there are
-@pytest.mark.parametrize(("processes", "tries", "cents"), [(2, 1, 1), (8, 5, 13)])
-def test_of_several_processes_as_many_get_a_cent_as_there_are_cents(
-    folder: Path, processes: int, tries: int, cents: int
+def charges_of_engine(url: str) -> dict[int, tuple[Decimal, bool]]:
+    """The same; what is kept added up is the sum of it."""
+    with redis.Redis.from_url(url, decode_responses=True) as names:
+        rows = {name: dict(zip(flat[::2], flat[1::2], strict=True)) for name, flat in names.eval(HASHES, 0)}
+    found = {
+        int(name.rpartition(":")[2]): (Decimal(row["cost"] if "cost" in row else row["amount"]), "cost" in row)
+        for name, row in rows.items()
+        if name.startswith(f"{PREFIX}charge:")
+    }
+    for each in (row for name, row in rows.items() if name.startswith(f"{PREFIX}spent:")):
+        for field, counted in (
+            ("all", [*found.values()]),
+            ("held", [one for one in found.values() if not one[1]]),
+            ("cost:acme/tiny", [one for one in found.values() if one[1]]),
+        ):
+            count, usd = each.get(field, "0 0").split(" ")
+            assert (int(count), Decimal(usd)) == (len(counted), sum(amount for amount, _ in counted))
+    return found
+
+
+# how many processes, how often each wants so much, what there is, and for how many that does
+@pytest.mark.parametrize(
+    ("processes", "tries", "amount", "budget", "fit"),
+    [(2, 1, "0.01", "0.01", 1), (8, 5, "0.01", "0.13", 13), (8, 5, "0.010000000000000001", "0.13", 12)],
+)
+def test_of_several_processes_no_more_get_a_part_of_the_budget_than_it_has(
+    place: str, *, processes: int, tries: int, amount: str, budget: str, fit: int
 ) -> None:
-    wanted = (str(processes), f"{Decimal(cents) / 100}", "0.01", str(tries))
-    with spawned("race", str(folder), *wanted, command=CHILD) as child:
+    with spawned("race", place, str(processes), budget, amount, str(tries), command=CHILD) as child:
         output, complaint = child.communicate(timeout=60)
     assert complaint == b""
-    assert Counter(output.split()) == {b"held": cents, b"refused": processes * tries - cents}
-    assert [cost for cost, is_known in charges(folder).values() if is_known] == [Decimal("0.01")] * cents
+    assert Counter(output.split()) == {b"held": fit, b"refused": processes * tries - fit}
+    assert [*charges(place).values()] == [(Decimal(amount), True)] * fit
 
 
-def test_a_process_killed_at_any_moment_leaves_a_whole_book_and_what_it_held_is_held_still(folder: Path) -> None:
+def test_a_process_killed_at_any_moment_leaves_a_whole_book_and_what_it_held_is_held_still(place: str) -> None:
     chance = random.Random(5)
     unended: dict[int, set[int]] = defaultdict(set)
     killed: set[int] = set()
-    with spawned("hammer", str(folder), "3", "1", "60", command=CHILD) as parent:
+    with spawned("hammer", place, "3", "1", "60", command=CHILD) as parent:
         assert parent.stdout is not None
         while len(killed) < 12:
             for _ in range(chance.randrange(10, 60)):
@@ -63,11 +88,11 @@ def test_a_process_killed_at_any_moment_leaves_a_whole_book_and_what_it_held_is_
             if victim not in killed:  # what it had printed before may come later
                 killed.add(victim)
                 os.kill(victim, signal.SIGKILL)
-                assert sum(counts for counts, _ in charges(folder).values()) <= 1
+                assert sum(counts for counts, _ in charges(place).values()) <= 1
         parent.kill()
         for line in parent.stdout:  # until the last of them has seen that it is alone
             note(unended, line)
-    found = charges(folder)
+    found = charges(place)
     assert Decimal("0.2") < sum(counts for counts, _ in found.values()) <= 1
     assert any(unended[victim] for victim in killed)
     for charge in set().union(*unended.values()):

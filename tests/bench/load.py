@@ -20,7 +20,7 @@ from measures import Row
 
 _HERE = Path(__file__).parent
 _WATCHED = str(_HERE / "watched.py")
-_QUICK, _SLOW = "globex/large", "acme/tiny"  # both cost money
+QUICK, _SLOW = "globex/large", "acme/tiny"  # both cost money
 _PROMPT = "Why is the sky blue?"
 _QUICK_MS, _SLOW_MS = 20.0, 4000.0  # what the model takes before its first word
 _TOKEN = "a-token-of-the-measurement-" + "x" * 16
@@ -51,10 +51,10 @@ _LONGEST_S = 600.0
 def loads(runs: int, rounds: int, one_by_one: int) -> list[Row]:
     """Times (ms) of so many `rounds` of calls by many callers side by side, of `runs` bursts, and of single calls
     beside idle connections."""
-    with _upstream() as upstream:
-        with _serving(upstream) as served:
+    with an_upstream() as upstream:
+        with serving(upstream) as served:
             rows = asyncio.run(_over_http(upstream, served, rounds, one_by_one))
-        with _serving(upstream) as served, _bare(upstream) as bare:
+        with serving(upstream) as served, _bare(upstream) as bare:
             rows += asyncio.run(_in_bursts(served.port, bare, runs))
         with _started(upstream) as served:
             rows += _over_stdio(upstream, served, rounds)
@@ -67,14 +67,14 @@ def loads(runs: int, rounds: int, one_by_one: int) -> list[Row]:
 async def _over_http(upstream: int, served: "_Served", rounds: int, one_by_one: int) -> list[Row]:
     memory = Row("resident memory of an idle HTTP server", "MiB", most=_MOST_IDLE_MIB)
     more = Row("peak memory of it at 200 calls at once, above that", "MiB", most=_MOST_MORE_MIB)
-    await _burst(served.port, 5, _mcp(_QUICK))  # what is made once is made
+    await burst(served.port, 5, asking(QUICK))  # what is made once is made
     before = child.resident_mib(served.process)
     rows: list[Row] = []
     for count in (50, 200):
         added, gaps = _rows(count, "HTTP")
-        alone = _p95(await _side_by_side(upstream, count, rounds, _openrouter(_SLOW)))
+        alone = p95(await _side_by_side(upstream, count, rounds, _openrouter(_SLOW)))
         begin = time.monotonic()
-        added.ours = [_p95(await _side_by_side(served.port, count, rounds, _mcp(_SLOW))) - alone]
+        added.ours = [p95(await _side_by_side(served.port, count, rounds, asking(_SLOW))) - alone]
         gaps.ours = [served.longest_gap_ms(begin)]
         rows += [added, gaps]
     peak = child.peak_mib(served.process)
@@ -88,7 +88,7 @@ async def _side_by_side(port: int, count: int, rounds: int, request: bytes) -> l
 
     async def ask_in_turn(place: int) -> list[float]:
         await asyncio.sleep(place / count * _SLOW_MS / 1000)
-        return [took for _ in range(rounds) for took in await _burst(port, 1, request)]
+        return [took for _ in range(rounds) for took in await burst(port, 1, request)]
 
     return [took for each in await asyncio.gather(*map(ask_in_turn, range(count))) for took in each]
 
@@ -98,8 +98,8 @@ async def _in_bursts(ours: int, bare: int, runs: int) -> list[Row]:
     rows = [Row(f"{count} calls in the same moment over HTTP, 95th percentile", "ms") for count in (50, 200)]
     for row, count in zip(rows, (50, 200), strict=True):
         for run in range(runs + 1):
-            our = _p95(await _burst(ours, count, _mcp(_QUICK)))
-            its = _p95(await _burst(bare, count, _mcp(_QUICK, "ask")))
+            our = p95(await burst(ours, count, asking(QUICK)))
+            its = p95(await burst(bare, count, asking(QUICK, "ask")))
             if run:
                 row.ours.append(our)
                 row.bare.append(its)
@@ -110,9 +110,9 @@ async def _beside_idle_ones(port: int, one_by_one: int) -> Row:
     """Single calls, in turn without and beside connections on which nothing is said."""
     row = Row(f"call beside {_IDLE} idle connections, against one without them", "ms", most=1.1)
     for _ in range(one_by_one):
-        row.bare += await _burst(port, 1, _mcp(_QUICK))
+        row.bare += await burst(port, 1, asking(QUICK))
         async with _idle(port):
-            row.ours += await _burst(port, 1, _mcp(_QUICK))
+            row.ours += await burst(port, 1, asking(QUICK))
     return row
 
 
@@ -126,7 +126,7 @@ async def _idle(port: int) -> AsyncGenerator[None]:
             writer.close()
 
 
-async def _burst(port: int, count: int, request: bytes) -> list[float]:
+async def burst(port: int, count: int, request: bytes) -> list[float]:
     """Milliseconds of each of `count` requests sent at once, each on a connection of its own that is open already."""
     connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(count)]
     try:
@@ -151,7 +151,7 @@ async def _asked(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, req
     return took
 
 
-def _mcp(model: str, tool: str = "ask_model") -> bytes:
+def asking(model: str, tool: str = "ask_model") -> bytes:
     """A call of a tool: https://modelcontextprotocol.io/specification/2026-07-28/basic/transports."""
     params = _question(model, tool) | {"_meta": _ENVELOPE}
     return _post("/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}, tool)
@@ -181,10 +181,10 @@ def _over_stdio(upstream: int, served: "_Served", rounds: int) -> list[Row]:
     rows = added, gaps = _rows(50, "stdio")
     threading.Thread(target=_read_log, args=(served.process,), daemon=True).start()
     child.initialize(served.process)
-    _through_pipes(served.process, 5, 1, _QUICK)
-    alone = _p95(asyncio.run(_side_by_side(upstream, 50, rounds, _openrouter(_SLOW))))
+    _through_pipes(served.process, 5, 1, QUICK)
+    alone = p95(asyncio.run(_side_by_side(upstream, 50, rounds, _openrouter(_SLOW))))
     begin = time.monotonic()
-    added.ours = [_p95(_through_pipes(served.process, 50, rounds, _SLOW)) - alone]
+    added.ours = [p95(_through_pipes(served.process, 50, rounds, _SLOW)) - alone]
     gaps.ours = [served.longest_gap_ms(begin)]
     return [*rows]
 
@@ -230,11 +230,11 @@ class _Served:
 
 
 @contextmanager
-def _started(upstream: int, *arguments: str) -> Generator[_Served]:
+def _started(upstream: int, *arguments: str, **settings: str) -> Generator[_Served]:
     with tempfile.TemporaryDirectory() as folder:
         gaps = Path(folder) / "gaps"
         gaps.touch()
-        own = {"OPENROUTER_MCP_STATE_DIR": folder, "OPENROUTER_MCP_CACHE_DIR": folder, **_MONEY}
+        own = {"OPENROUTER_MCP_STATE_DIR": folder, "OPENROUTER_MCP_CACHE_DIR": folder, **_MONEY, **settings}
         base_url = f"http://127.0.0.1:{upstream}/api/v1"
         with child.started(
             (_WATCHED, str(gaps), *arguments), base_url, stderr=PIPE, longest_s=_LONGEST_S, **own
@@ -243,9 +243,9 @@ def _started(upstream: int, *arguments: str) -> Generator[_Served]:
 
 
 @contextmanager
-def _serving(upstream: int) -> Generator[_Served]:
+def serving(upstream: int, **settings: str) -> Generator[_Served]:
     """Over HTTP, for who shows the token."""
-    with _started(upstream, "serve", "--port", "0") as served:
+    with _started(upstream, "serve", "--port", "0", **settings) as served:
         assert served.process.stderr
         said = served.process.stderr.readline().decode()
         threading.Thread(target=_read_log, args=(served.process,), daemon=True).start()
@@ -260,7 +260,7 @@ def _read_log(server: Child) -> None:
 
 
 @contextmanager
-def _upstream() -> Generator[int]:
+def an_upstream() -> Generator[int]:
     """The port of a sandbox."""
     with child.started(
         (str(_HERE / "upstream.py"), str(_QUICK_MS), f"{_SLOW}={_SLOW_MS}"), longest_s=_LONGEST_S
@@ -288,5 +288,5 @@ def _rows(count: int, way: str) -> tuple[Row, Row]:
     )
 
 
-def _p95(times: list[float]) -> float:
+def p95(times: list[float]) -> float:
     return statistics.quantiles(times, n=20, method="inclusive")[18]

@@ -16,6 +16,7 @@ import book
 import load
 import measures
 import models
+import on_engine
 from measures import Row
 
 _HEAD = ("measurement", "unit", "ours: median (min-max)", "bare: median (min-max)", "ratio", "aim", "")
@@ -30,6 +31,11 @@ _PARTS: dict[str, Callable[[bool], list[Row]]] = {
     "searches": lambda quick: measures.searches(runs=2 if quick else 50),
     "answers": lambda quick: measures.long_answers(runs=1 if quick else 5),
     "book": lambda quick: book.reservations(runs=50 if quick else 2000),
+    "engine": lambda quick: (
+        [*on_engine.reservations(50), *on_engine.replicas(1)]
+        if quick
+        else [*on_engine.reservations(runs=2000), *on_engine.replicas(runs=5)]
+    ),
     "load": lambda quick: load.loads(1, 1, 2) if quick else load.loads(runs=5, rounds=5, one_by_one=20),
     "catalogues": lambda quick: models.catalogues(runs=1 if quick else 10),
     "listing": lambda quick: measures.listing(),  # noqa: ARG005 - takes no time

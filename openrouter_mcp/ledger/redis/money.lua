@@ -122,8 +122,10 @@ local function hold(account, wish)
     for i, id in ipairs(wish.ids) do
         local charge = {account = account, day = text(day_of(now)), caller = wish.caller, batch = wish.batch}
         charge.model, charge.amount, charge.holder = wish.models[i], wish.amounts[i], wish.holder
-        lay(id, charge)
-        if wish.batch then call('SADD', named('promised', wish.batch), id) end
+        if not is_given_up(id) then
+            lay(id, charge)
+            if wish.batch then call('SADD', named('promised', wish.batch), id) end
+        end
     end
     if wish.holder then alive(wish.holder) end
     return {'held'}
@@ -138,10 +140,11 @@ function methods.hold(a)
     return answers
 end
 
--- What it ended in; its cost is for the model that served, and counts when it is known.
+-- What it ended in, once: who heard no answer says it again. Its cost is for the model that served, and counts when it
+-- is known.
 local function note_ended(charge, ended)
-    if ended then
-        charge.model, charge.caller = ended.models[1], ended.caller
+    if ended and not charge.noted then
+        charge.model, charge.caller, charge.noted = ended.models[1], ended.caller, '1'
         note(charge.account, tonumber(charge.day), ended)
     end
 end

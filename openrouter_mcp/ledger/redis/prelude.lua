@@ -44,6 +44,11 @@ local function read(key)
     return row
 end
 
+-- Whoever asked for what goes by `id` was not told of it and does not want it any more; what they asked may come still.
+local function give_up(id) call('SET', named('given_up', id), 1, 'EX', GIVEN_UP_S) end
+
+local function is_given_up(id) return call('EXISTS', named('given_up', id)) == 1 end
+
 local function account_of(key) return call('HGET', named('names'), key) or key end
 
 -- --- amounts: USD as {dollars, billionths, billionths of these}, each whole; nil when not known ------------------------

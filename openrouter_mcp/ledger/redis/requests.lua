@@ -3,6 +3,7 @@
 -- OpenRouter said.
 
 local function put_slot(id, account, caller, at, made)
+    if is_given_up(id) then return end
     call('ZADD', named('slots', account), text(at), id)
     call('ZADD', named('slots', account, caller), text(at), id)
     call('HSET', named('slots'), id, cjson.encode({text(made), account, caller}))
