@@ -196,7 +196,8 @@ class Answers:
 
     def _as_it_is(self, entry: Entry) -> Entry:
         """What says that it is running, and shows no sign of life, is not."""
-        silent = self._wall() - entry.seen > _DEAD_AFTER * self.writing.waits.heartbeat
+        seen = max(entry.seen, self._keeping.back_since)  # nobody could show life before
+        silent = self._wall() - seen > _DEAD_AFTER * self.writing.waits.heartbeat
         if entry.answer.running and (silent or entry.process == self.writing.process):
             ended = replace(entry.answer, running=False, problem="its server ended before it was done")
             return replace(entry, answer=ended)

@@ -125,3 +125,6 @@ async def _mending(engine: "Engine | None", ledger: Ledger, keeping: Keeping) ->
         yield
     finally:
         task.cancel()
+        if engine and engine.away:  # once more, for what is written down at the end
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(engine.try_again)

@@ -12,12 +12,13 @@ from openrouter_mcp.text import usd
 @dataclass(frozen=True)
 class Budget:
     """What may be spent today and in a call, in USD, by all or by one caller; what is, and why the guard is closed if
-    it is."""
+    it is. Not `is_known` while the book that says what is spent cannot be used."""
 
     daily: Decimal
     call: Decimal
     spent: Spent
     closures: Sequence[Closure]
+    is_known: bool = True
 
     @property
     def left(self) -> Decimal:
@@ -40,4 +41,6 @@ class Budget:
 
     def __str__(self) -> str:
         """One line for an agent."""
+        if not self.is_known:
+            return f"what is left of the day's {usd(self.daily)} is not known while the shared books cannot be used"
         return f"{usd(self.left)} of the day's {usd(self.daily)} left"

@@ -243,10 +243,11 @@ class Guard:
         """How the day's budget stands, or the caller's own where less is left of that."""
         spending, call = self._ledger.spending, self.policy.call_budget
         closures = await spending.closures()
-        all_together = Budget(self.policy.daily_budget, call, await spending.spent(), closures)
+        all_together = Budget(self.policy.daily_budget, call, await spending.spent(), closures, spending.is_known)
         if caller.daily_budget is None:
             return all_together
-        own = Budget(min(caller.daily_budget, all_together.daily), call, await spending.spent(caller.name), closures)
+        spent, daily = await spending.spent(caller.name), min(caller.daily_budget, all_together.daily)
+        own = Budget(daily, call, spent, closures, spending.is_known)
         return min(all_together, own, key=lambda budget: budget.left)
 
     # --- afterwards ---------------------------------------------------------------------------------------------------

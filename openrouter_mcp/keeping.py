@@ -55,8 +55,14 @@ class Keeping:
         """Why what other processes wrote cannot be read now; empty when it can, as far as is known."""
         return "" if self._place is None or isinstance(self._place, Path) else self._place.away
 
+    @property
+    def back_since(self) -> float:
+        """Since when (epoch seconds) what other processes write can be read again; 0 if it always could."""
+        return 0.0 if self._place is None or isinstance(self._place, Path) else self._place.back_since
+
     async def aclose(self) -> None:
-        """Close what is open."""
+        """Write what is to be written, if it can be now, and close what is open."""
+        await self.mend()
 
         def close() -> None:
             for archive in (self._lasting, self._memory):
@@ -128,7 +134,7 @@ class Keeping:
         or else the batch that is `kept` so far lies in memory until then."""
 
         def tell() -> None:
-            if self._place and not self._from_lasting(method):
+            if self._place and not (self._say_again() and self._from_lasting(method)):
                 if kept:
                     self._in_memory().save_plan(kept.plan)
                     self._in_memory().note(kept.plan.id, kept.rows)
@@ -163,17 +169,20 @@ class Keeping:
         return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
 
     def _mend_one(self) -> bool:
-        """Move an answer or a batch, or say something again; whether that went well and there may be more."""
+        """Move an answer or a batch, or say again what was missed; whether that went well and there may be more."""
         if self._memory and self._place:
             moved = self._from_lasting(self._memory.hand_over)
             if moved == [False]:
                 self._memory.close()
                 self._memory = None
             return bool(moved)
-        if not self._missed or not self._from_lasting(self._missed[0]):
-            return False
-        self._missed.popleft()
-        return True
+        return bool(self._missed) and self._say_again()
+
+    def _say_again(self) -> bool:
+        """What the archive that lasts missed, before anything later; whether that is all of it."""
+        while self._missed and self._from_lasting(self._missed[0]):
+            self._missed.popleft()
+        return not self._missed
 
     def _in_memory(self) -> SQLiteArchive:
         if self._memory is None:

@@ -16,7 +16,8 @@ from openrouter_mcp.archive.entry import KEPT_S, Archive, Entry
 from openrouter_mcp.archive.redis import RedisArchive
 from openrouter_mcp.archive.sqlite import SQLiteArchive
 from openrouter_mcp.chat import ChatRequest
-from openrouter_mcp.engine import PREFIX
+from openrouter_mcp.engine import PREFIX, Engine
+from openrouter_mcp.keeping import Keeping
 from openrouter_mcp.plans import Plan, State
 from openrouter_mcp.text import encodable
 from openrouter_mcp.transcript import Answer
@@ -290,3 +291,19 @@ def test_what_a_replica_began_another_goes_on_with(engine_url: str) -> None:
         one.stop("one")
         assert one.save(entry(), ["First.", "Second.", "Third."], 19)
         assert another.text("one") == "First.Second.Third."
+
+
+async def test_what_was_said_of_a_batch_stays_so_when_what_was_said_before_comes_late(engine_url: str) -> None:
+    engine = Engine(engine_url)
+    keeping = Keeping(engine, clock=lambda: NOW)
+    await keeping.put(lambda archive: archive.save_plan(plan()))
+    engine.refuse("it is switched off")
+    await keeping.tell(lambda archive: archive.note("batch-a", {0: Answer(id="one", running=True)}))
+    engine.away = ""
+    await keeping.tell(lambda archive: archive.note("batch-a", {0: Answer(id="one", running=False)}))
+    await keeping.mend()
+    (kept,) = await keeping.each(lambda archive: archive.find_plan("batch-a", ["account"], ""))
+    assert kept
+    assert not kept.rows[0].running
+    await keeping.aclose()
+    engine.close()

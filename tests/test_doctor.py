@@ -421,7 +421,8 @@ def test_folders_that_cannot_be_used_are_named_and_only_the_book_is_a_problem(
     inside = str(tmp_path / "file" / "folder")
     spoilt = upstream.settings | {"OPENROUTER_MCP_STATE_DIR": inside, "OPENROUTER_MCP_CACHE_DIR": inside}
     status, found, _ = examined("--offline", **spoilt)
-    assert (status, worst(found)) == (1, {("state", "problem"), ("answers", "warning"), ("cache", "warning")})
+    warned = {(check, "warning") for check in ("guard", "answers", "cache")}
+    assert (status, worst(found)) == (1, {("state", "problem"), *warned})
     assert all(inside in found[check][0][1] for check in ("state", "answers", "cache"))
 
 
@@ -430,7 +431,7 @@ def test_a_state_folder_that_may_not_be_written_is_a_problem(upstream: Upstream,
     tmp_path.chmod(0o500)
     status, found, _ = examined("--offline", **upstream.settings | {"OPENROUTER_MCP_STATE_DIR": str(tmp_path)})
     tmp_path.chmod(0o700)
-    assert (status, worst(found)) == (1, {("state", "problem"), ("answers", "warning")})
+    assert (status, worst(found)) == (1, {("state", "problem"), ("guard", "warning"), ("answers", "warning")})
 
 
 def test_books_of_a_newer_version_are_left_alone(upstream: Upstream) -> None:
@@ -442,7 +443,7 @@ def test_books_of_a_newer_version_are_left_alone(upstream: Upstream) -> None:
             db.execute("PRAGMA user_version=99")
         db.close()
     status, found, _ = examined("--offline", **upstream.settings)
-    assert (status, worst(found)) == (1, {("state", "problem"), ("answers", "warning")})
+    assert (status, worst(found)) == (1, {("state", "problem"), ("guard", "warning"), ("answers", "warning")})
     assert all("newer version" in found[check][0][1] for check in ("state", "answers"))
 
 

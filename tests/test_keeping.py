@@ -277,7 +277,7 @@ async def test_a_disk_that_is_full_for_a_while_leaves_no_hole(
     async with served(sandbox, settings=on_disk) as here:
         here.at.now += 60
         text, record, _ = await here.read(record["id"])
-        assert record["status"] == ("complete" if recovers else "partial")
+        assert record["status"] == "complete"  # at the latest it was written when the first ended
         assert text.startswith(whole[:2500])
 
 

@@ -221,6 +221,22 @@ def test_a_book_that_came_back_older_than_it_was_is_doubted_once(book: RedisBook
     assert book.doubts() == []
 
 
+def test_a_book_that_comes_back_older_again_is_doubted_again(
+    book: RedisBook, engine_url: str, names: redis.Redis
+) -> None:
+    idle = RedisBook(Engine(engine_url), limit=LIMIT, window=WINDOW_S)
+    for _ in range(2):
+        granted(book)
+        turn = names.get(f"{PREFIX}turn")
+        granted(book)
+        granted(idle)
+        names.set(f"{PREFIX}turn", str(turn))
+        (doubt,) = book.doubts()
+        book.forget_doubts([doubt])
+        granted(idle)  # the same loss is not said again
+        assert book.doubts() == []
+
+
 def test_a_book_of_a_newer_version_is_left_alone(book: RedisBook, names: redis.Redis) -> None:
     names.set(f"{PREFIX}book", "2 somebody")
     with pytest.raises(EngineAway, match="newer version"):
@@ -246,6 +262,16 @@ def test_what_cannot_be_read_counts_as_more_than_any_budget(book: RedisBook, nam
     assert said.in_all == Decimal("Infinity")
     book.release([charge.id])  # and once nothing is held any more, nothing is unknown
     assert len(held(book, wish("1"))) == 1
+
+
+def test_a_refusal_tells_of_any_number_of_models(book: RedisBook, names: redis.Redis) -> None:
+    held(book, wish("1"))
+    day = str(*names.smembers(f"{PREFIX}days:key-1"))
+    one = f"1 0.{1:018}"
+    names.hset(f"{PREFIX}spent:key-1:{day}", mapping={f"cost:model-{i}": one for i in range(5000)})
+    (spent,) = book.hold("key-1", [wish("1")], 0.0)
+    assert isinstance(spent, Spent)
+    assert len(spent.by_model) == 5000
 
 
 def test_a_charge_that_somebody_spoiled_stands_in_nobodys_way(book: RedisBook, names: redis.Redis) -> None:

@@ -142,6 +142,9 @@ def money(budget: Budget, doubts: Sequence[str]) -> list[Finding]:
     spent = budget.daily and not budget.left
     found = [warning("budget", f"{text}. The day ends at 00:00 UTC.") if spent else ok("budget", text)]
     why = [*map(_closed, budget.closures), *map(_doubtful, doubts)]
+    if not budget.is_known:
+        found = [warning("budget", f"{budget}.")] if budget.daily else found
+        why = why or [warning("guard", "whether it is open is not known while the shared books cannot be used.")]
     return [*found, *(why or [ok("guard", "open")])]
 
 

@@ -264,7 +264,12 @@ class Ledger:
             self._user = info.creator_user_id
         if free := info.free_model_daily_requests:
             used, limit = free.used, free.limit
-            await self._shelf.note(lambda book: book.note_count(self._key, used, limit, now))
+
+            def note_count(book: Book) -> None:
+                if day_of(self.now()) == day_of(now):  # it may be written down late, and is nothing to another day
+                    book.note_count(self._key, used, limit, now)
+
+            await self._shelf.note(note_count)
         return info
 
     async def try_read_key(self) -> tuple[KeyInfo, str]:

@@ -2,6 +2,7 @@
 for one call, whichever process it comes to."""
 
 from openrouter_mcp.ledger.shelf import Shelf
+from openrouter_mcp.refusals import BooksAway
 
 
 class Seals:
@@ -12,5 +13,8 @@ class Seals:
 
     async def use(self, seal: str) -> bool:
         """Note that what goes by `seal` is used now. False when it was before, or when nobody can know."""
-        is_first = await self._shelf.use(lambda book: book.seal(seal, self._shelf.now()))
-        return is_first and not self._shelf.warning
+        try:
+            is_first = await self._shelf.need(lambda book: book.seal(seal, self._shelf.now()), money=True)
+        except BooksAway:
+            return False
+        return is_first and not self._shelf.broken

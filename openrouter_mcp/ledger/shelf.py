@@ -46,7 +46,7 @@ class Shelf:
         self._limit = limit
         self._window = window
         self._clock = clock
-        self._broken = ""
+        self.broken = ""  # why the shared file was given up
         self._shared: Book | None = None
         self._alone: Book | None = None
         self._inode = 0
@@ -74,7 +74,7 @@ class Shelf:
                 f"The shared books cannot be used since {time_of_day(self._engine.away_since)} ({self._engine.away}). "
                 f"Until they are back {sent}. They are tried again every second."
             )
-        return self._broken
+        return self.broken
 
     @property
     def per_minute(self) -> int:
@@ -84,6 +84,10 @@ class Shelf:
     def holds(self, entry: Slot | Charge) -> bool:
         """Whether `entry` is in a book of ours, not in one that was given up."""
         return entry.book in (self._shared, self._alone)
+
+    def is_shared(self, book: Book) -> bool:
+        """Whether others have `book` too, as far as it is for many."""
+        return book is not self._alone
 
     async def aclose(self) -> None:
         """Write what is to be written, and close the book, and the engine behind it."""
@@ -162,9 +166,7 @@ class Shelf:
 
         def mend() -> None:
             with suppress(EngineAway):
-                while self._later:
-                    self._on_shared(self._later[0])
-                    self._later.popleft()
+                self._on_shared(lambda _: None)
 
         if self._later and self._engine and not self._engine.away:
             await self._in_the_thread(mend)
@@ -179,12 +181,16 @@ class Shelf:
         return await anyio.to_thread.run_sync(alone, limiter=self._one_thread)
 
     def _on_shared(self, method: Callable[[Book], T]) -> T:
-        """On the shared book; on this process's own once a file is given up."""
-        if self._broken:
+        """On the shared book, once it has what was to be written before; on this process's own once a file is given
+        up."""
+        if self.broken:
             return method(self._stand_in())
         try:
             if self._shared is None:
                 self._shared = self._open()
+            while self._later:  # else it could say that nothing stands in the way of what costs
+                self._later[0](self._shared)
+                self._later.popleft()
             return method(self._shared)
         except EngineAway:
             raise
@@ -222,8 +228,8 @@ class Shelf:
                 if broken.stat().st_ino == self._inode:  # else a sibling did so, and what lies there is new
                     broken.replace(aside)
                     reason += f"; it was set aside as {aside.name}"
-        self._broken = (
+        self.broken = (
             f"The shared book of requests in {self._folder} cannot be used ({reason}). Until this server is restarted "
             f"it sends at most {ALONE_PER_MINUTE} free requests a minute and does not know what others send."
         )
-        logger.warning("%s", self._broken)
+        logger.warning("%s", self.broken)

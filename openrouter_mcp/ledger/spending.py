@@ -26,10 +26,11 @@ _LONGEST_INQUIRY_S = 5.0  # what a call waits at most to learn what earlier ones
 
 @dataclass(eq=False)
 class _Asked:
-    """What is to be held, and what came of it: None while, or where, nothing can be."""
+    """What is to be held, and what came of it: None while, or where, nothing can be, and `why`."""
 
     wish: Wish
     held: list[Charge] | Spent | None = None
+    why: str = ""
 
 
 class Spending:
@@ -60,32 +61,35 @@ class Spending:
 
         Raises:
             CannotReserve: when there is no book that says what was spent.
+            BooksAway: while nobody can say.
         """
         await self.learn()
         asked = _Asked(Wish(amounts, budget, batch, caller, self._holder))
         self._asked.append(asked)
         with anyio.CancelScope(shield=True):  # it may be held together with another's, before its own turn comes
-            why = await self._shelf.need(self._hold_together, money=True)
+            await self._shelf.need(lambda book: self._hold_together(book, asked), money=True)
         if asked.held is None:
-            logger.error(_UNKNOWN, why)
+            logger.error(_UNKNOWN, asked.why)
             raise CannotReserve
         if not isinstance(asked.held, Spent):
             self._open |= {charge.id: "" for charge in asked.held}
         return asked.held
 
-    def _hold_together(self, book: Book) -> str:
-        """All that is wished for by now, in the order it was; why nothing can be held, if that is so."""
-        why = "; ".join([self._shelf.warning] if self._shelf.warning else book.doubts())
-        together = [*self._asked]
+    def _hold_together(self, book: Book, asked: _Asked) -> None:
+        """All that is wished for by now, in the order it was, unless `asked` was so with another's."""
+        if asked not in self._asked:
+            return
+        together, answered = [*self._asked], [asked]  # alone when nobody can say: the others ask for themselves
         try:
-            if together and not why:
-                said = book.hold(self._key, [one.wish for one in together], self._shelf.now())
-                for one, held in zip(together, said, strict=True):
-                    one.held = held
+            why = self._shelf.broken or "; ".join(book.doubts())
+            wishes = [one.wish for one in together]
+            said = [None] * len(together) if why else book.hold(self._key, wishes, self._shelf.now())
+            for one, held in zip(together, said, strict=True):
+                one.held, one.why = held, why
+            answered = together
         finally:
-            for _ in together:
-                self._asked.popleft()
-        return why
+            for one in answered:
+                self._asked.remove(one)
 
     async def settle(self, charge: Charge, cost: Decimal, ended: Ended | None = None) -> None:
         """The call cost so much USD, and `ended` so."""
@@ -137,6 +141,11 @@ class Spending:
             f"spent by {caller}", lambda book: book.spent(self._key, self._shelf.now(), caller)
         )
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the book that says what is spent can be used."""
+        return not self._shelf.warning
+
     # --- the guard's breaker ------------------------------------------------------------------------------------------
 
     async def close(self, reason: str) -> None:
@@ -153,8 +162,8 @@ class Spending:
             BooksAway: when that is wanted `for_sure` and nobody can say.
         """
         ask = self._shelf.need if for_sure else self._shelf.use
-        found = await ask(lambda book: book.closures())
-        if self._shelf.warning:  # the book that said so may be gone
+        found, is_all = await ask(lambda book: (book.closures(), self._shelf.is_shared(book)))
+        if not is_all:  # the book that said so may be gone
             found = [*self._closed, *(one for one in found if one not in self._closed)]
         self._closed = found
         if found:
@@ -166,6 +175,10 @@ class Spending:
         return await self._shelf.use(lambda book: book.doubts())
 
     async def acknowledge(self, seen: Sequence[Closure], doubts: Sequence[str]) -> None:
-        """A person has `seen` why, and these `doubts`: send again."""
-        await self._shelf.use(lambda book: book.acknowledge(seen))
-        await self._shelf.use(lambda book: book.forget_doubts(doubts))
+        """A person has `seen` why, and these `doubts`: send again.
+
+        Raises:
+            BooksAway: when that cannot be written down.
+        """
+        await self._shelf.need(lambda book: book.acknowledge(seen), money=True)
+        await self._shelf.need(lambda book: book.forget_doubts(doubts), money=True)

@@ -176,6 +176,8 @@ def _cooling(standing: Standing) -> dict[str, str]:
 def _budget(budget: Budget, who: Caller) -> list[str]:
     if not budget.daily:
         return [f"{_whose(budget)}: $0, so only free models are asked."]
+    if not budget.is_known:
+        return [f"{_whose(budget)}: {budget}."]
     bounds = f"{_whose(budget)}: {usd(budget.left)} of {usd(budget.daily)} left today"
     each = f"a call may cost {usd(min(budget.daily, budget.call))}."
     if not _is_own(budget, who):
@@ -196,10 +198,11 @@ def _whose(budget: Budget) -> str:
 
 
 def _budget_figures(budget: Budget, who: Caller) -> Figures:
-    figures: Figures = {"budget_usd": decimal(budget.daily), "budget_left_usd": decimal(budget.left)}
+    left = budget.left if budget.is_known else Decimal(0)  # nothing that costs is sent
+    figures: Figures = {"budget_usd": decimal(budget.daily), "budget_left_usd": decimal(left)}
     if budget.daily:
         figures["budget_of_a_call_usd"] = decimal(min(budget.daily, budget.call))
-    if budget.daily and _is_own(budget, who):
+    if budget.daily and budget.is_known and _is_own(budget, who):
         figures |= {"budget_spent_usd": decimal(budget.spent.cost), "budget_held_usd": decimal(budget.spent.held)}
     return figures
 

@@ -114,10 +114,16 @@ function methods.spent(a) return spent(account_of(a.key), a.caller) end
 
 local function alive(holder) call('ZADD', named('holders'), text(now), holder) end
 
+-- Not by `unpack`, which has a limit.
+local function with(first, rows)
+    table.insert(rows, 1, first)
+    return rows
+end
+
 local function hold(account, wish)
-    if not is_within(spent_in_all(account), amount(wish.room)) then return {'all', unpack(spent(account))} end
+    if not is_within(spent_in_all(account), amount(wish.room)) then return with('all', spent(account)) end
     if wish.own_room and not is_within(spent_in_all(account, wish.caller), amount(wish.own_room)) then
-        return {'own', unpack(spent(account, wish.caller))}
+        return with('own', spent(account, wish.caller))
     end
     for i, id in ipairs(wish.ids) do
         local charge = {account = account, day = text(day_of(now)), caller = wish.caller, batch = wish.batch}

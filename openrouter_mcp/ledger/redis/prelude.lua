@@ -13,12 +13,13 @@ end
 -- The book's key holds its format and its mark. A book without it is empty, whatever was there before.
 local format, mark = string.match(call('GET', prefix .. 'book') or '', '^(%d+) (.+)$')
 if format and tonumber(format) > VERSION then return {'newer'} end
-if not format then
+local turn = tonumber(call('GET', prefix .. 'turn') or '') or 0
+local is_older = ARGV[4] ~= '' and ARGV[4] == mark and turn < tonumber(ARGV[7]) -- then it is another from now on
+if not format or is_older then
     mark = ARGV[5]
     call('SET', prefix .. 'book', VERSION .. ' ' .. mark)
 end
-local turn = tonumber(call('GET', prefix .. 'turn') or '') or 0
-if ARGV[4] ~= '' and (ARGV[4] ~= mark or turn < tonumber(ARGV[7])) then return {'lost', mark} end
+if ARGV[4] ~= '' and ARGV[4] ~= mark then return {'lost', mark} end
 
 local function named(...) return prefix .. table.concat({...}, ':') end
 
