@@ -27,6 +27,11 @@ SETTINGS = Settings(key=SecretStr(CANARY), base_url="http://localhost/api/v1")
 ERAS = ("auto", "legacy")  # 2026-07-28 with server/discover, 2025-11-25 with initialize
 
 
+def in_ascii(value: object) -> str:
+    """What stands for `value` in a test's id, which every tool can be given."""
+    return ascii(value).replace("\\", "/")
+
+
 class Time:
     """A clock that only waiting moves: `waits` are the seconds slept, one entry each."""
 

@@ -38,6 +38,7 @@ from openrouter_mcp.sandbox import Sandbox
 from openrouter_mcp.sandbox.transport import StreamingTransport
 from openrouter_mcp.server import build
 from openrouter_mcp.settings import Settings
+from openrouter_mcp.text import time_of_day
 from openrouter_mcp.transcript import Answer
 from openrouter_mcp.writing import Waits
 
@@ -157,12 +158,12 @@ async def test_while_it_is_away_nothing_new_is_sent_and_afterwards_nobody_restar
                 client, tool, prompt="Hi", **({"model": model} if model and tool == "ask_model" else {})
             )
             assert is_error, text
+        assert app.engine
+        app.engine.away_since -= 7_200
         text, record, is_error = await ask(client, **arguments)
         assert is_error
         assert record["code"] == "cannot_reserve"
-        assert "cannot be used since" in text
-        assert "UTC" in text
-        assert "it cannot be reached" in text
+        assert f"cannot be used since {time_of_day(app.engine.away_since)} (it cannot be reached), so" in text
         assert len(sandbox.chats) == asked
         text, _, is_error = await ask(client, "check_credits")
         assert not is_error
@@ -303,9 +304,13 @@ async def test_a_yes_that_only_this_process_knows_of_counts_for_nothing(
 
 
 async def test_with_the_fallback_a_few_free_requests_a_minute_go_on(sandbox: Sandbox, cable: Cable) -> None:
-    async with replica(sandbox, cable.url, Policy(), goes_on_alone=True) as (app, client):
+    async with replica(sandbox, cable.url, goes_on_alone=True) as (app, client):
         assert not (await ask(client, prompt="Hi", model=FREE))[2]
         await cable.cut()
+        text, record, _ = await ask(client, **CALL)
+        assert record["code"] == "cannot_reserve"
+        assert "once they are back, the same call works" in text
+        assert len(sandbox.chats) == 1
         codes = [(await ask(client, prompt="Hi", model=FREE))[1].get("code") for _ in range(ALONE_PER_MINUTE)]
         assert codes == [None] * ALONE_PER_MINUTE
         assert (await ask(client, prompt="Hi", model=FREE))[1]["code"] == "minute_quota"

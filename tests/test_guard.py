@@ -10,7 +10,7 @@ import pytest
 from budgets import NOTHING, WORST, booked, budget, noon
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import Time, ask, connected, fail_lists, opened
+from support import Time, ask, connected, fail_lists, in_ascii, opened
 
 from openrouter_mcp.app import App
 from openrouter_mcp.audit import End
@@ -56,7 +56,7 @@ REFUSED = {
 } | {f"trap/{name}:free": "not_free" for name in TRAPS}
 
 
-@pytest.mark.parametrize(("model", "code"), REFUSED.items())
+@pytest.mark.parametrize(("model", "code"), REFUSED.items(), ids=in_ascii)
 async def test_what_is_not_plainly_free_is_refused_before_anything_is_sent(
     sandbox: Sandbox, model: str, code: str
 ) -> None:
@@ -81,7 +81,7 @@ async def test_a_model_listed_twice_is_as_dear_as_the_dearer(sandbox: Sandbox, *
 
 
 @pytest.mark.parametrize(
-    "model", ["acme/tiny\u200b:free", "acme/tiny/x:free", "../tiny:free", "acme/tiny :free", ":free"]
+    "model", ["acme/tiny\u200b:free", "acme/tiny/x:free", "../tiny:free", "acme/tiny :free", ":free"], ids=in_ascii
 )
 async def test_an_id_of_a_strange_form_is_refused_even_where_the_catalogue_lists_it(
     sandbox: Sandbox, model: str

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from openrouter_mcp.errors import (
 )
 from openrouter_mcp.guard import Held
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.book import Book
+from openrouter_mcp.ledger.book import LEASE_S, Book
 from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
 from openrouter_mcp.ledger.slots import DAY_S, NEW_DAY_S, Refusal, Slot, day_of, next_midnight
 from openrouter_mcp.ledger.sqlite.book import SQLiteBook
@@ -303,6 +304,17 @@ def test_what_is_taken_and_left_is_the_same_through_every_door_to_one_file(tmp_p
         first.give_back(slots[:1])
         assert second.use("a", NOON).minute == 19
         granted(second, NOON, longest_wait=0)
+
+
+@pytest.mark.parametrize(("waited", "late"), [(0.01, 0.0), (0.02, 0.02), (5.0, 5.0)])
+def test_the_seconds_that_a_sibling_kept_the_file_are_no_part_of_a_slots_wait_or_a_lease(
+    waited: float, late: float
+) -> None:
+    ticks = count(0.0, waited)
+    with closing(SQLiteBook(":memory:", limit=1, window=WINDOW, ticks=lambda: next(ticks))) as one:
+        assert [(slot.at, slot.wait) for slot in granted(one, NOON)] == [(NOON + late, 0.0)]
+        assert one.take("a", "batch", "here", NOON)
+        assert [one.is_leased("batch", NOON + late + LEASE_S - more) for more in (0.001, 0.0)] == [True, False]
 
 
 @OVER_BOTH

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import in_ascii
 
 from openrouter_mcp.pricing import Prices, costs_nothing, is_free, per_million, price, typical_cost
 from openrouter_mcp.records import Model, read_models
@@ -21,11 +22,6 @@ NEARLY_ZERO = ["", " ", "-0", "+0", " 0", "0 ", "0\n", "0.", ".0", "0e0", "0E-9"
                "-1", "-0.0001", "NaN", "sNaN", "Infinity", "-Infinity", "free", "null", "false", "\u0660", "\uff10",
                "0\u200b", "0.0000000000000000000000000000000001", "1e-99", "0" * 21]  # fmt: skip
 NOT_TEXT: list[Any] = [None, 0, 0.0, False, True, -1, [], ["0"], {}, {"usd": "0"}, b"0"]
-
-
-def _in_ascii(value: object) -> str:
-    """For an id that any tool can be given."""
-    return ascii(value).replace("\\", "/")
 
 
 def model(id_: str = "acme/tiny:free", **pricing: Any) -> Model:
@@ -53,7 +49,7 @@ def test_exactly_the_honest_free_models_are_free() -> None:
      "acme/tiny:fre\u0435", "acme/tiny\uff1afree", "acme/tiny-free", "acme/tinyfree", "acme/free", "free",
      "acme/tiny:free:online", "acme/tiny:free:nitro", "acme/tiny:free:floor", "acme/tiny:free-ish", "openrouter/auto",
      "acme/tiny%3Afree"],
-    ids=_in_ascii,
+    ids=in_ascii,
 )  # fmt: skip
 def test_a_zero_price_under_another_name_is_not_free(id_: str) -> None:
     assert is_free(model())
@@ -83,7 +79,7 @@ def spoiled(value: object) -> list[dict[str, object]]:
     ]
 
 
-@pytest.mark.parametrize("value", [*NEARLY_ZERO, *NOT_TEXT, "0.000001", "1"], ids=_in_ascii)
+@pytest.mark.parametrize("value", [*NEARLY_ZERO, *NOT_TEXT, "0.000001", "1"], ids=in_ascii)
 def test_a_price_that_is_not_plainly_zero_is_not_free(value: object) -> None:
     assert [pricing for pricing in spoiled(value) if costs_nothing(pricing)] == []
     assert price(value) != 0

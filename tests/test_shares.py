@@ -338,8 +338,8 @@ def test_who_is_put_off_to_the_next_day_keeps_to_its_share() -> None:
 
 
 def put(one: Book, made: float, *slots: tuple[Caller, float]) -> None:
-    assert isinstance(one, SQLiteBook)
     """What lies ahead after others gave back what came before."""
+    assert isinstance(one, SQLiteBook)
     rows = [("a", at, made, who.name) for who, at in slots]
     one.db.executemany("INSERT INTO slots (account, at, made, caller) VALUES (?, ?, ?, ?)", rows)
 

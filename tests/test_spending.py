@@ -17,10 +17,11 @@ from engine import OVER_BOTH, either_place
 from mcp import Client
 from support import SETTINGS, Time, ask, connected, file_of, opened
 
+from openrouter_mcp.callers import Caller
 from openrouter_mcp.chat import ChatRequest
 from openrouter_mcp.ledger import amounts, spending
 from openrouter_mcp.ledger.allowance import Ledger
-from openrouter_mcp.ledger.book import Charge, Spent, Wish
+from openrouter_mcp.ledger.book import DEAD_S, FIRST_INQUIRY_S, Charge, Closure, Spent, Wish
 from openrouter_mcp.ledger.shelf import ALONE_PER_MINUTE
 from openrouter_mcp.ledger.slots import DAY_S, day_of
 from openrouter_mcp.ledger.sqlite import money
@@ -238,6 +239,35 @@ async def test_money_waits_for_the_disk_and_what_is_free_does_not(folder: Path) 
         assert book.spent("a", NOON).held == BUDGET
 
 
+def test_what_is_drawn_and_what_a_person_said_waits_for_the_disk_too(folder: Path) -> None:
+    with closing(SQLiteBook(folder / "ledger.db", limit=20, window=61.0)) as book:
+        (held_of_batch,) = book.hold("a", [Wish([(MODEL, BUDGET)], BUDGET, "batch")], NOON)
+        assert isinstance(held_of_batch, list)
+        book.shut("it cost", NOON)
+        assert book.seal("seal-1", NOON)
+
+        levels: list[int] = []
+        book.db.create_function("note", 0, lambda: levels.append(*book.db.execute("PRAGMA synchronous").fetchone()))
+        for event in ("DELETE ON promises", "DELETE ON closures", "INSERT ON seals"):
+            book.db.execute(f"CREATE TEMP TRIGGER {event.replace(' ', '_')} AFTER {event} BEGIN SELECT note(); END")
+        assert book.draw(held_of_batch[0].id)
+        book.acknowledge(book.closures())
+        assert book.seal("seal-2", NOON)
+        assert levels == [2, 2, 2]  # full
+
+
+async def test_a_cost_in_the_file_that_cannot_be_read_leaves_the_months_unknown_and_may_be_corrected(
+    folder: Path, at: Time
+) -> None:
+    async with ledger(folder, at) as one:
+        charge = await held(one)
+        await one.spending.settle(charge, Decimal("0.01"))
+        sql(folder, "UPDATE charges SET cost = '?'")
+        await one.spending.settle(charge, Decimal("0.02"))
+        assert (await one.spending.spent()).cost == Decimal("0.02")
+        assert (await one.month()).today[MODEL].cost is None
+
+
 # --- a book that cannot be used -------------------------------------------------------------------------------------
 
 
@@ -260,16 +290,31 @@ async def test_after_a_book_was_set_aside_nothing_that_costs_is_sent_until_a_per
         assert (await ask(client, prompt="Hi", model=MODEL))[1]["code"] == "cannot_reserve"  # it has no book still
 
 
-async def test_who_still_has_a_book_open_that_was_set_aside_holds_nothing_in_it(folder: Path, at: Time) -> None:
+async def test_who_still_has_a_book_open_that_was_set_aside_holds_nothing_in_it(
+    folder: Path, at: Time, caplog: pytest.LogCaptureFixture
+) -> None:
     async with ledger(folder, at) as one, ledger(folder, at) as other:
         await held(one)
+        (folder / "ledger.db.broken-0").touch()
         (folder / "ledger.db").replace(folder / "ledger.db.broken-1")  # as a sibling does that met a broken page
         with pytest.raises(CannotReserve):
             await held(one)
+        lost = "; ".join(f"{folder / 'ledger.db'}.broken-{number} broke and was set aside" for number in range(2))
+        assert f"What was spent today is not known, so nothing that costs is sent: {lost}. When" in caplog.text
         await other.spending.acknowledge([], await other.spending.doubts())
         await held(other, BUDGET)
         with pytest.raises(CannotReserve):
             await held(one)
+
+
+async def test_why_the_guard_is_closed_is_in_the_log_of_whoever_closes_it_or_meets_it(
+    folder: Path, at: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ledger(folder, at) as one, ledger(folder, at) as other:
+        await one.spending.close("it cost")
+        assert await other.spending.closures() == [Closure(NOON, "it cost")]
+    said = "The guard against surprise bills is closed and nothing is sent: it cost. When you know why, "
+    assert [text[: len(said)] for text in caplog.messages] == [said] * 2
 
 
 def _make_newer(folder: Path) -> None:
@@ -305,6 +350,115 @@ async def test_a_book_that_becomes_read_only_holds_no_more_and_keeps_the_guard_c
         assert [closure.reason for closure in await one.spending.closures()] == ["it cost", "it cost again"]
     async with ledger(folder, at) as later:
         assert (await later.spending.spent()).held == charge.amount
+
+
+# --- whose it is ------------------------------------------------------------------------------------------------------
+
+
+@OVER_BOTH
+async def test_what_a_process_holds_is_its_own_for_as_long_as_it_shows_life(folder: Path, at: Time) -> None:
+    async with ledger(folder, at) as gone:
+        await held(gone)
+    async with ledger(folder, at) as one, ledger(folder, at) as other:
+        await held(one, "0.02")
+        await one.spending.release([await held(one)])
+        for _ in range(3):
+            at.now += DEAD_S - 1
+            await one.spending.show_life()
+            await other.spending.learn()
+        lives = Spent({MODEL: Decimal("0.01")}, Decimal("0.02"))
+        assert await other.spending.spent() == lives
+        at.now += DEAD_S + 1
+        await one.spending.learn()  # it is its own still
+        assert await other.spending.spent() == lives
+        await other.spending.learn()
+        assert await other.spending.spent() == Spent({MODEL: Decimal("0.03")}, Decimal(0))
+
+
+@OVER_BOTH
+async def test_what_a_request_cost_whose_process_is_gone_is_asked_by_the_id_it_ran_under(
+    folder: Path, at: Time
+) -> None:
+    asked = []
+
+    async def inquire(generation: str) -> Usage | None:
+        asked.append(generation)
+        return Usage(cost=Decimal("0.01"))
+
+    async with ledger(folder, at) as one, ledger(folder, at, inquire=inquire) as other:
+        first, second = await held(one), await held(one, "0.02")
+        await one.spending.show_life(second)
+        await one.spending.show_life(None, "gen-0")
+        for generation in ("gen-1", "gen-2"):  # a request has one
+            await one.spending.show_life(first, generation)
+        at.now += DEAD_S + 1
+        await other.spending.learn()
+        at.now += FIRST_INQUIRY_S
+        await other.spending.learn()
+        assert asked == ["gen-1"]
+        assert await other.spending.spent() == Spent({MODEL: Decimal("0.03")}, Decimal(0))
+        assert await other.spending.closures() == []  # it cost what was held, and no more
+
+
+async def _settle(one: Ledger, charge: Charge) -> None:
+    await one.spending.settle(charge, Decimal("0.001"))
+
+
+async def _release(one: Ledger, charge: Charge) -> None:
+    await one.spending.release([charge])
+
+
+async def _leave_open(one: Ledger, charge: Charge) -> None:
+    await one.spending.leave_open(charge, "gen-1")
+
+
+async def _note_generation(one: Ledger, charge: Charge) -> None:
+    await one.spending.show_life(charge, "gen-1")
+
+
+ENDS = [_settle, _release, _leave_open]
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_who_holds_nothing_any_more_writes_nothing_to_say_so(
+    folder: Path, at: Time, end: Callable[[Ledger, Charge], Awaitable[None]]
+) -> None:
+    async with ledger(folder, at) as one:
+        charge = await held(one)
+        for _ in range(2):  # the second time it is nothing new
+            await end(one, charge)
+        at.now += 1
+        await one.spending.show_life()
+        assert sql(folder, "SELECT seen FROM holders") == [(NOON,)]
+
+
+@pytest.mark.parametrize("end", [*ENDS, _note_generation])
+async def test_what_becomes_of_another_books_charge_changes_none_of_ours(
+    folder: Path, at: Time, end: Callable[[Ledger, Charge], Awaitable[None]]
+) -> None:
+    async with ledger(folder, at) as one, ledger(None, at) as other:
+        ours, theirs = await held(one), await held(other)
+        assert ours.id == theirs.id
+        everything = sql(folder, "SELECT * FROM charges")
+        await end(one, theirs)
+        assert sql(folder, "SELECT * FROM charges") == everything
+
+
+@OVER_BOTH
+async def test_who_ask_in_the_same_moment_are_each_told_what_they_spent(folder: Path, at: Time) -> None:
+    async with ledger(folder, at) as one:
+        for name in ("alice", "bob"):
+            await one.spending.hold([(MODEL, Decimal("0.01"))], BUDGET, caller=Caller(name))
+        told: list[tuple[str | None, Spent]] = []
+
+        async def ask_for(whose: str | None) -> None:
+            told.append((whose, await one.spending.spent(whose)))
+
+        async with anyio.create_task_group() as group:
+            for whose in (None, "alice", "bob", "carol") * 5:
+                group.start_soon(ask_for, whose)
+        amounts_held = {None: "0.02", "alice": "0.01", "bob": "0.01", "carol": "0"}
+        assert all(spent == Spent({}, Decimal(amounts_held[whose]), whose) for whose, spent in told)
 
 
 # --- what calls cost that ended without a word on it ----------------------------------------------------------------
