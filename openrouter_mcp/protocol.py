@@ -32,6 +32,7 @@ from openrouter_mcp.errors import InvalidRequest, OpenRouterMCPError
 from openrouter_mcp.observing import Observer
 from openrouter_mcp.refusals import Declined
 from openrouter_mcp.render import Reply
+from openrouter_mcp.text import without_key
 from openrouter_mcp.tools import TOOLS
 from openrouter_mcp.tools.arguments import caller_of
 from openrouter_mcp.tools.resources import READER, RESOURCES
@@ -102,13 +103,13 @@ class OpenRouterServer(MCPServer[App]):
                 known = ", ".join(resource.uri for resource in RESOURCES)
                 ours = InvalidRequest(f"Unknown resource {str(uri)[:100]!r}. There are {known}.")
             if ours:
-                said, asked = (str(_replaced(str(text), self._secret)) for text in (ours, uri))
+                said, asked = (str(without_key(str(text), self._secret)) for text in (ours, uri))
                 raise MCPError(code=INVALID_PARAMS, message=said, data={"uri": asked}) from failure
             raise
         if isinstance(read, InputRequiredResult):
             return read
         return [
-            replace(one, content=str(_replaced(one.content, self._secret))) if isinstance(one.content, str) else one
+            replace(one, content=str(without_key(one.content, self._secret))) if isinstance(one.content, str) else one
             for one in read
         ]
 
@@ -133,11 +134,11 @@ class OpenRouterServer(MCPServer[App]):
         """The last door: a host that is sent the key might say it back."""
         if not self._secret or json.dumps(self._secret)[1:-1] not in result.model_dump_json():
             return result
-        return type(result).model_validate(_replaced(result.model_dump(mode="json", by_alias=True), self._secret))
+        return type(result).model_validate(without_key(result.model_dump(mode="json", by_alias=True), self._secret))
 
     def without_secret(self, texts: list[str]) -> list[str]:
         """`texts` as they may be shown."""
-        return [str(_replaced(text, self._secret)) for text in texts]
+        return [str(without_key(text, self._secret)) for text in texts]
 
     @property
     def _secret(self) -> str:
@@ -148,15 +149,6 @@ class OpenRouterServer(MCPServer[App]):
     async def serve(self, incoming: Any, outgoing: Any) -> None:  # noqa: ANN401 - the SDK's own stream protocols are private
         """Serve one connection over a pair of the SDK's message streams until `incoming` ends."""
         await self._lowlevel_server.run(incoming, outgoing, self._lowlevel_server.create_initialization_options())
-
-
-def _replaced(value: object, key: str) -> object:
-    """`value` with "[key]" for every `key` in its texts; the names in it are ours and stay."""
-    if isinstance(value, str):
-        return value.replace(key, "[key]") if key else value
-    if isinstance(value, list):
-        return [_replaced(item, key) for item in value]
-    return {name: _replaced(item, key) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def as_result(

@@ -96,3 +96,12 @@ def about_usd(amount: Decimal) -> str:
         return usd(amount)
     place = Decimal(1).scaleb(amount.adjusted() - 1)
     return usd(amount.quantize(min(place, _CENTS), rounding="ROUND_CEILING"))
+
+
+def without_key(value: object, key: str) -> object:
+    """`value` with "[key]" for every `key` in its texts; the names in it are ours and stay."""
+    if isinstance(value, str):
+        return value.replace(key, "[key]") if key else value
+    if isinstance(value, list | tuple):
+        return [without_key(item, key) for item in value]
+    return {name: without_key(item, key) for name, item in value.items()} if isinstance(value, dict) else value

@@ -241,3 +241,11 @@ def test_a_key_that_json_writes_otherwise_passes_no_line_either(key: str, form: 
     record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "sent %s upstream", (key,), None)
     line = logs.formatter(SecretStr(key), form).format(record)
     assert "sent [key] upstream" in line
+
+
+@pytest.mark.parametrize("before", ["\x08", "\x0b", "\\", '"'])
+def test_a_key_beside_what_json_escapes_leaves_the_line_json(before: str) -> None:
+    key = "b" * 30
+    record = logging.LogRecord("x", logging.ERROR, "x.py", 1, "%s", (f"{before}{key}",), None)
+    line = logs.formatter(SecretStr(key), logs.JSON).format(record)
+    assert json.loads(line)["message"] == f"{before}[key]"

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 from pydantic import SecretStr
 
+from openrouter_mcp.text import without_key
+
 TEXT, JSON, NONE = "text", "json", "none"
 FORMATS = (TEXT, JSON, NONE)
 QUIET = "quiet"
@@ -43,7 +45,7 @@ class _AsText(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """All of it, without the key."""
-        return self.without_key(super().format(record))
+        return str(without_key(super().format(record), self._key))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
         """The message on one line."""
@@ -54,17 +56,9 @@ class _AsText(logging.Formatter):
         lines = super().formatException(ei).splitlines()
         return "\n".join(f"  {_visible(line)}" for line in lines)
 
-    def without_key(self, text: str) -> str:
-        """`text` with "[key]" for the key."""
-        return text.replace(self._key, "[key]") if self._key else text
-
 
 class _AsJson(_AsText):
     """One object a line; the facts of a call by their names."""
-
-    def __init__(self, key: SecretStr | None) -> None:
-        super().__init__(key)
-        self._key = json.dumps(self._key)[1:-1]  # as it would stand there: a quote in it is escaped
 
     def format(self, record: logging.LogRecord) -> str:
         facts = getattr(record, "facts", None)
@@ -76,7 +70,7 @@ class _AsJson(_AsText):
         line |= facts if isinstance(facts, Mapping) else {"message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = super().formatException(record.exc_info)
-        return self.without_key(json.dumps(line))
+        return json.dumps(without_key(line, self._key))
 
 
 def _visible(text: str) -> str:

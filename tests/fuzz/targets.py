@@ -24,12 +24,11 @@ from openrouter_mcp.guard import Permit
 from openrouter_mcp.listing import Listing
 from openrouter_mcp.policy import Policy
 from openrouter_mcp.pricing import costs_nothing, dearest, price
-from openrouter_mcp.protocol import _replaced
 from openrouter_mcp.purse import Purse, Vetted
 from openrouter_mcp.records import FREE_ROUTER, Architecture, Model
 from openrouter_mcp.retry import LONGEST_HINT_S, Tries, decide
 from openrouter_mcp.settings import Settings
-from openrouter_mcp.text import encodable
+from openrouter_mcp.text import encodable, without_key
 from openrouter_mcp.vetting import vet
 
 _KEY = "sk-or-v1-" + "fuzz" * 8
@@ -207,7 +206,7 @@ def redactor(data: bytes) -> None:
     key = first if re.fullmatch(r"[\x21-\x5a\x5c\x5e-\x7e]{16,200}", first) else _KEY
     words = rest.split("\x00")
     text = key.join(["", *words, ""])
-    said = _replaced(
+    said = without_key(
         {"content": [{"text": text, "parts": [key, [text, 1, None]]}], "_meta": {"one": {"two": key}}}, key
     )
     assert [leaf for leaf in _texts(said) if key in leaf] == []
