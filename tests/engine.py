@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, contextmanager
@@ -72,7 +73,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
             except (redis.ConnectionError, redis.exceptions.BusyLoadingError):
                 if time.monotonic() > ends or process.poll() is not None:
                     raise
-                time.sleep(0.01)  # for another program, which no clock of ours moves
+                threading.Event().wait(0.01)  # for another program, which no clock of ours moves
             else:
                 return
 

@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from openrouter_mcp.archive.entry import (
@@ -17,7 +16,7 @@ from openrouter_mcp.archive.entry import (
     write_facts,
     write_plan,
 )
-from openrouter_mcp.errors import UnusableBook
+from openrouter_mcp.ledger.sqlite.file import File
 from openrouter_mcp.plans import Kept, Plan, State
 from openrouter_mcp.text import encodable, number
 from openrouter_mcp.transcript import Answer
@@ -53,47 +52,22 @@ ALTER TABLE answers ADD COLUMN question TEXT NOT NULL DEFAULT '';
 _COLUMNS = ", ".join(COLUMNS)
 
 
-class SQLiteArchive(Archive):
+class SQLiteArchive(File, Archive):
     """The file at `path`, or ":memory:". What each method does stands at `Archive`."""
 
     def __init__(self, path: Path | str) -> None:
-        self.db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-        with ExitStack() as unless_prepared:
-            unless_prepared.callback(self.db.close)
-            self.db.text_factory = _decoded
-            version = self._version()
-            self.db.execute("PRAGMA foreign_keys=ON")
-            self.db.execute("PRAGMA journal_mode=TRUNCATE")
-            self.db.execute("PRAGMA synchronous=OFF")  # as the book: whole after any end but a power cut
-            if version < VERSION:
-                self._bring_up_to_date()
-            unless_prepared.pop_all()
-
-    def _version(self) -> int:
-        version = int(self.db.execute("PRAGMA user_version").fetchone()[0])
-        if version > VERSION:
-            raise UnusableBook("the answers were written by a newer version of openrouter-mcp")
-        return version
-
-    def _bring_up_to_date(self) -> None:
-        with self.db:
-            self.db.execute("BEGIN IMMEDIATE")
-            changes = _FROM_1 if self._version() == 1 else ""  # again: a sibling may have been first
-            for statement in f"{changes} {_SCHEMA} PRAGMA user_version={VERSION}".split(";"):
-                self.db.execute(statement)
+        super().__init__(path, version=VERSION, upgrade=_upgrade, busy_s=_BUSY_S)
+        self.db.text_factory = _decoded
+        self.db.execute("PRAGMA foreign_keys=ON")
 
     def count(self) -> int:
         return int(self.db.execute("SELECT count(*) FROM answers").fetchone()[0])
-
-    def close(self) -> None:
-        self.db.close()
 
     # --- answers
 
     def save(self, entry: Entry, pages: Sequence[str], size: int) -> bool:
         settled = max(0, self.pages(entry.answer.id) - 1)  # the last one written may have grown since
-        with self.db:
-            self.db.execute("BEGIN IMMEDIATE")
+        with self.transaction():
             self.db.execute(
                 "INSERT INTO answers (id, owner, caller, parent, at, seen, process, batch, question, system, prompt, "
                 "facts, size) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) "
@@ -157,8 +131,7 @@ class SQLiteArchive(Archive):
             self.db.execute("UPDATE answers SET stop = 1 WHERE id = ?", (id_,))
 
     def tidy(self, now: float) -> None:
-        with self.db:
-            self.db.execute("BEGIN IMMEDIATE")
+        with self.transaction():
             self.db.execute("DELETE FROM answers WHERE at < ?", (now - KEPT_S,))
             self.db.execute("DELETE FROM plans WHERE at < ?", (now - KEPT_S,))
             size = 0
@@ -238,6 +211,11 @@ class SQLiteArchive(Archive):
             to.save_plan(kept.plan)
             to.note(id_, kept.rows)
             to.settle(id_, kept.state)
+
+
+def _upgrade(db: sqlite3.Connection, version: int) -> None:
+    for statement in f"{_FROM_1 if version == 1 else ''} {_SCHEMA}".split(";"):
+        db.execute(statement)
 
 
 def _decoded(text: bytes) -> str:

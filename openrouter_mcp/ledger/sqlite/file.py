@@ -11,15 +11,22 @@ from pathlib import Path
 
 from openrouter_mcp.errors import UnusableBook
 
-BUSY_S = 10.0  # how long a sibling may hold the file before it counts as unusable
+_BUSY_S = 10.0
 
 
 class File:
     """The file at `path`, or ":memory:" for this process alone; `upgrade` brings what an older version than `version`
-    wrote up to date, or an empty file."""
+    wrote up to date, or an empty file. A sibling may hold it for `busy_s` seconds before it counts as unusable."""
 
-    def __init__(self, path: Path | str, *, version: int, upgrade: Callable[[sqlite3.Connection, int], None]) -> None:
-        self.db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        version: int,
+        upgrade: Callable[[sqlite3.Connection, int], None],
+        busy_s: float = _BUSY_S,
+    ) -> None:
+        self.db = sqlite3.connect(path, timeout=busy_s, isolation_level=None, check_same_thread=False)
         with ExitStack() as unless_prepared:
             unless_prepared.callback(self.db.close)
             self._prepare(version, upgrade)
@@ -28,7 +35,7 @@ class File:
     def _prepare(self, version: int, upgrade: Callable[[sqlite3.Connection, int], None]) -> None:
         found = self._version()
         if found > version:
-            raise UnusableBook("the book was written by a newer version of openrouter-mcp")
+            raise UnusableBook("it was written by a newer version of openrouter-mcp")
         self.db.execute("PRAGMA journal_mode=TRUNCATE")
         # What is committed survives the end of any process. After a power cut a count of two days may be lost or the
         # book broken; then it is set aside. Waiting for the disk would cost each free request some milliseconds.
