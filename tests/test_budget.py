@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from budgets import CALL, NOTHING, THREE, TINY, WORST, booked, budget, noon, served
-from support import SETTINGS, ask, opened
+from support import SETTINGS, ask, opened, until
 
 from openrouter_mcp.callers import Caller
 from openrouter_mcp.purse import Purse
@@ -251,6 +251,7 @@ async def test_free_and_priced_models_are_compared_and_the_whole_worst_case_is_h
 
         async def note(_: float) -> None:
             held.append((await app.guard.budget()).spent.in_all)
+            await until(lambda: len(held) == 3)  # before any of them is answered
 
         sandbox.sleep, sandbox.delay_s = note, 1.0
         text, record, _ = await ask(client, "compare_models", prompt="Hi", models=THREE, max_tokens=100)
