@@ -476,8 +476,10 @@ async def test_progress_names_the_id_and_rises(clock: Clock) -> None:
         await passed(clock, 10)
         _, record = await call.result()
         reading = Call(group, client, "read_answer", id=record["id"], wait_seconds=10)
-        await some_turns()
-        await passed(clock, 15)
+        for times in (1, 2):
+            await until(lambda: len(reading.told) >= times)  # noqa: B023 - waited for at once
+            clock.jump(5)
+        await passed(clock, 10)
         await reading.result()
         group.cancel_scope.cancel()
     for each, least in ((call, 36), (reading, 2)):
